@@ -1,0 +1,242 @@
+"""The inventory's tables: clusters and their secrets, deployments, routes, router settings, health checks."""
+
+import uuid
+from typing import ClassVar
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+
+class Cluster(models.Model):
+    """A site that serves models: one of our own, paid by the hour, or a provider, paid by the token."""
+
+    class Kind(models.TextChoices):
+        OWN = "own", "Own cluster"
+        PROVIDER = "provider", "Provider"
+
+    class Backend(models.TextChoices):
+        VLLM = "vllm", "vLLM"
+        SGLANG = "sglang", "SGLang"
+        LLAMACPP = "llamacpp", "llama.cpp"
+        TGI = "tgi", "TGI"
+        OLLAMA = "ollama", "Ollama"
+        OPENAI = "openai", "OpenAI-compatible"
+        CLAUDE = "claude", "Anthropic Claude"
+        GEMINI = "gemini", "Google Gemini"
+
+    class Auth(models.TextChoices):
+        NONE = "none", "None"
+        BEARER = "bearer", "Bearer token"
+        HMAC = "hmac", "HMAC signature"
+        MTLS = "mtls", "Mutual TLS"
+
+    class Billing(models.TextChoices):
+        COMMITTED = "committed", "Committed (paid whether used or not)"
+        AUTOSCALED = "autoscaled", "Autoscaled (paid while it runs)"
+        METERED = "metered", "Metered (paid by the token)"
+
+    class State(models.TextChoices):
+        ACTIVE = "active", "Active"
+        DRAINING = "draining", "Draining (finishes, takes nothing new)"
+        DISABLED = "disabled", "Disabled"
+
+    class Health(models.TextChoices):
+        HEALTHY = "healthy", "Healthy"
+        UNHEALTHY = "unhealthy", "Unhealthy"
+        UNKNOWN = "unknown", "Unknown"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.SlugField(max_length=64, unique=True)
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.OWN)
+    provider = models.CharField(
+        max_length=32, blank=True, help_text="Who runs it: aws, gcp, azure, hetzner, onprem, openai, …"
+    )
+    region = models.CharField(max_length=64, blank=True)
+    endpoint = models.URLField(
+        max_length=300, help_text="Base URL without /v1, for example https://aws.llm.example.com"
+    )
+    backend = models.CharField(max_length=16, choices=Backend.choices, default=Backend.VLLM)
+    auth_type = models.CharField(max_length=16, choices=Auth.choices, default=Auth.NONE)
+    allow_private_network = models.BooleanField(
+        default=False, help_text="Let the endpoint resolve to a private or loopback address."
+    )
+    billing = models.CharField(max_length=16, choices=Billing.choices, default=Billing.COMMITTED)
+    cost_per_hour_nanousd = models.BigIntegerField(
+        "cost per hour (nano-USD)", default=0, validators=[MinValueValidator(0)]
+    )
+    tokens_per_s = models.PositiveIntegerField(
+        "rated output tokens/s",
+        null=True,
+        blank=True,
+        help_text="At full batch. Empty: what the prober measures, else the seed's assumption.",
+    )
+    in_flight_max = models.PositiveIntegerField(default=64, validators=[MinValueValidator(1)])
+    default_model = models.CharField(max_length=200, blank=True)
+    rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
+    tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)
+    burst_percent = models.PositiveIntegerField(
+        default=100, validators=[MinValueValidator(100), MaxValueValidator(1000)]
+    )
+    state = models.CharField(max_length=16, choices=State.choices, default=State.ACTIVE)
+
+    # What the prober saw last. Unknown stays null: a missing metric is never 0.
+    health = models.CharField(max_length=16, choices=Health.choices, default=Health.UNKNOWN)
+    health_reason = models.CharField(max_length=200, blank=True)
+    health_checked_at = models.DateTimeField(null=True, blank=True)
+    failure_count = models.PositiveIntegerField(default=0)
+    queue_depth = models.PositiveIntegerField(null=True, blank=True)
+    running_count = models.PositiveIntegerField(null=True, blank=True)
+    measured_tokens_per_s = models.PositiveIntegerField(null=True, blank=True)
+    latency_ms = models.PositiveIntegerField(null=True, blank=True)
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(cost_per_hour_nanousd__gte=0), name="cluster_cost_per_hour_not_negative"
+            ),
+            models.CheckConstraint(condition=Q(in_flight_max__gte=1), name="cluster_in_flight_max_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
+
+
+class ClusterSecret(models.Model):
+    """One secret of a cluster, encrypted; several of a purpose are live together in a rotation."""
+
+    class Purpose(models.TextChoices):
+        BEARER = "bearer", "API key or bearer token"
+        HMAC = "hmac", "HMAC shared secret"
+        CLIENT_CERTIFICATE = "client_certificate", "Client certificate (PEM)"
+        CLIENT_KEY = "client_key", "Client key (PEM)"
+        CA = "ca", "CA certificate (PEM)"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="secrets")
+    purpose = models.CharField(max_length=24, choices=Purpose.choices)
+    label = models.CharField(max_length=64, blank=True)
+    ciphertext = models.BinaryField(editable=False)
+    encryption_key_id = models.CharField(max_length=16, editable=False)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.purpose} secret {self.id}"
+
+
+class Deployment(models.Model):
+    """A model on a cluster."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="deployments")
+    model = models.CharField(max_length=200, help_text="The name our users ask for.")
+    upstream_name = models.CharField(
+        max_length=200, blank=True, help_text="The cluster's own name for it, if another."
+    )
+    context_window = models.PositiveIntegerField(default=8192, validators=[MinValueValidator(1)])
+    output_tokens_max = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Upper limit for max_tokens; empty: what the context leaves."
+    )
+    capabilities = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='For example ["chat", "completions", "embeddings", "tools", "vision"]; empty: not declared.',
+    )
+    is_enabled = models.BooleanField(default=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["cluster", "model"], name="deployment_once_per_cluster"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.id})"
+
+
+class Route(models.Model):
+    """A public model name with the models that may answer it, its policy and its fallbacks."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    model = models.CharField(max_length=200, unique=True)
+    candidates = models.JSONField(
+        default=list, help_text="Model names that may answer; each is served by all its clusters."
+    )
+    fallbacks = models.JSONField(
+        default=list, blank=True, help_text="Model names tried, in this order, when no candidate can."
+    )
+    policy = models.CharField(max_length=32, blank=True, help_text="Empty: the router setting.")
+    is_enabled = models.BooleanField(default=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.id})"
+
+
+class RouterSettings(models.Model):
+    """The installation's routing and server settings: one row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    policy = models.CharField(max_length=32, default="cost")
+    stickiness_window_s = models.PositiveIntegerField(default=60)
+    health_check_interval_s = models.PositiveIntegerField(default=30, validators=[MinValueValidator(1)])
+    latency_ms_max = models.PositiveIntegerField(default=5000, validators=[MinValueValidator(1)])
+    queue_depth_max = models.PositiveIntegerField(default=10)
+    overhead_permille = models.PositiveIntegerField(
+        "overhead factor (per mille)", default=1100, validators=[MinValueValidator(1)]
+    )
+    cluster_cost_threshold_nanousd = models.BigIntegerField(
+        "cluster cost threshold (nano-USD per 1K tokens)", default=10_000_000
+    )
+    is_external_fallback_enabled = models.BooleanField(default=True)
+    server_port = models.PositiveIntegerField(null=True, blank=True)
+    read_timeout_s = models.PositiveIntegerField(default=30)
+    write_timeout_s = models.PositiveIntegerField(default=120)
+    idle_timeout_s = models.PositiveIntegerField(default=60)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "router settings"
+        constraints: ClassVar = [models.CheckConstraint(condition=Q(id=1), name="router_settings_one_row")]
+
+    def __str__(self) -> str:
+        return f"router settings ({self.id})"
+
+
+class HealthCheck(models.Model):
+    """One probe of one cluster and what it saw."""
+
+    id = models.BigAutoField(primary_key=True)
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="health_checks")
+    checked_at = models.DateTimeField()
+    is_healthy = models.BooleanField()
+    reason = models.CharField(max_length=200, blank=True)
+    duration_ms = models.PositiveIntegerField()
+    queue_depth = models.PositiveIntegerField(null=True, blank=True)
+    running_count = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_s = models.PositiveIntegerField(null=True, blank=True)
+    ttft_ms = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        indexes: ClassVar = [
+            # The cluster page's latest checks, and pruning by age.
+            models.Index(fields=["cluster", "-checked_at"], name="health_check_latest"),
+            models.Index(fields=["checked_at"], name="health_check_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"health check {self.id}"
+
+
+class Revision(models.Model):
+    """Counts the changes of the inventory: each write adds one, gateways reload when it moved. One row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    number = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"revision {self.number} ({self.id})"

@@ -1,0 +1,243 @@
+"""All settings in one place: read from the environment, with defaults that run on SQLite.
+
+Each variable is described in README.md, Configuration. A secret named NAME may come from NAME_FILE instead.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from gateway.logging import logging_config
+
+ROOT = Path(__file__).resolve().parent.parent
+_environment = environ.Env()
+
+
+def _text(name: str, default: str = "") -> str:
+    return str(_environment.str(name, default=default))
+
+
+def _number(name: str, default: int) -> int:
+    return int(_environment.int(name, default=default))
+
+
+def _flag(name: str, *, default: bool) -> bool:
+    return bool(_environment.bool(name, default=default))
+
+
+def _secret(name: str, *, kept_in: Path) -> str:
+    """The secret from NAME, else from the file NAME_FILE, else from a file made on the first start."""
+    if value := _text(name):
+        return value
+    named_file = _text(f"{name}_FILE")
+    path = Path(named_file) if named_file else kept_in
+    try:
+        if not path.exists() and not named_file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(48))
+        return path.read_text().strip()
+    except FileExistsError:
+        return path.read_text().strip()
+    except OSError as error:
+        message = (
+            f"cannot read or make {path} ({error.strerror}): set {name} or {name}_FILE, "
+            f"or point GATEWAY_DATA_DIR at a folder that this user may write"
+        )
+        raise ImproperlyConfigured(message) from error
+
+
+DATA_DIR = Path(_text("GATEWAY_DATA_DIR", str(ROOT / "var"))).absolute()
+HOST = _text("GATEWAY_HOST", "127.0.0.1")
+PORT = _number("GATEWAY_PORT", 0)  # 0: the configuration file's server.port, else PORT_DEFAULT
+PORT_DEFAULT = 8000
+DEMO = _flag("GATEWAY_DEMO", default=False)
+
+SECRET_KEY = _secret("SECRET_KEY", kept_in=DATA_DIR / "secret_key")
+# Keys that encrypt secrets at rest, newest first, comma-separated; each is hashed to 32 bytes.
+ENCRYPTION_KEYS = _secret("GATEWAY_ENCRYPTION_KEYS", kept_in=DATA_DIR / "encryption_keys").split(",")
+
+DEBUG = _flag("DEBUG", default=False)
+ALLOWED_HOSTS = _text("ALLOWED_HOSTS", "*").split(",")
+CSRF_TRUSTED_ORIGINS = [origin for origin in _text("CSRF_TRUSTED_ORIGINS").split(",") if origin]
+# True where TLS ends at us or at a proxy that sets X-Forwarded-Proto.
+HTTPS = _flag("GATEWAY_HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
+
+INSTALLED_APPS = [
+    "daphne",
+    "gateway.apps.GatewayConfig",
+    "clusters.apps.ClustersConfig",
+    "billing.apps.BillingConfig",
+    "gateway.apps.TollgateAdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_prometheus",
+    "channels",
+]
+
+# /v1 never passes through these: gateway.asgi serves it on a path of its own.
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "connect-src": ["'self'", "ws:", "wss:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+ROOT_URLCONF = "gateway.urls"
+ASGI_APPLICATION = "gateway.asgi.application"
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "/"
+
+# --- Databases. SQLite keeps the ledger in a file of its own, so that admin, worker and
+# sessions never wait for the ledger's writer, nor it for them; PostgreSQL keeps all in one.
+_SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous={}; PRAGMA cache_size=-8000;",
+}
+LEDGER_SYNCHRONOUS = _text("GATEWAY_SQLITE_SYNCHRONOUS", "NORMAL").upper()
+if LEDGER_SYNCHRONOUS not in {"NORMAL", "FULL"}:
+    raise ImproperlyConfigured("GATEWAY_SQLITE_SYNCHRONOUS is NORMAL or FULL")
+
+
+def _sqlite(path: Path, *, synchronous: str) -> dict[str, Any]:
+    command = str(_SQLITE_OPTIONS["init_command"]).format(synchronous)
+    options = {**_SQLITE_OPTIONS, "init_command": command}
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": path, "OPTIONS": options}
+
+
+def _databases() -> dict[str, dict[str, Any]]:
+    url = _text("DATABASE_URL")
+    if url and not url.startswith("sqlite"):
+        database: dict[str, Any] = dict(_environment.db_url_config(url))
+        database["OPTIONS"] = {**database.get("OPTIONS", {}), "pool": {"min_size": 1, "max_size": 8}}
+        return {"default": database}
+    path = Path(url.removeprefix("sqlite:///")) if url else DATA_DIR / "tollgate.sqlite3"
+    ledger = path.with_name(f"{path.stem}-ledger{path.suffix}")
+    return {
+        "default": _sqlite(path, synchronous="NORMAL"),
+        "ledger": _sqlite(ledger, synchronous=LEDGER_SYNCHRONOUS),
+    }
+
+
+DATABASES = _databases()
+DATABASE_ROUTERS = ["billing.databases.LedgerRouter"]
+LEDGER_DATABASE = "ledger" if "ledger" in DATABASES else "default"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [ROOT / "static"]
+STATIC_ROOT = Path(_text("GATEWAY_STATIC_ROOT", str(ROOT / "staticfiles")))
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+# --- Broker, channel layer. Empty REDIS_URL: `manage.py up` starts the embedded Valkey and sets it.
+REDIS_URL = _text("REDIS_URL")
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL]},
+    }
+    if REDIS_URL
+    else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+}
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1) or "memory://"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TASK_TIME_LIMIT = 300
+CELERY_TIMEZONE = "UTC"
+# How often beat looks for clusters whose probe is due; the interval itself is a router setting.
+PROBE_TICK_S = 2
+CELERY_BEAT_SCHEDULE = {
+    "probe-clusters": {"task": "clusters.tasks.probe_due_clusters", "schedule": PROBE_TICK_S},
+    "fold-rollups": {"task": "billing.tasks.fold_rollups", "schedule": 60},
+    "prune-health-checks": {"task": "clusters.tasks.prune_health_checks", "schedule": 3600},
+}
+
+# --- Limits of the data plane (ARCHITECTURE.md, Limits, says what each protects).
+SNAPSHOT_POLL_S = 0.5
+SNAPSHOT_STALE_S = 10
+BODY_BYTES_MAX = _number("GATEWAY_BODY_BYTES_MAX", 10 * 1024 * 1024)
+RESPONSE_BYTES_MAX = 10 * 1024 * 1024
+STREAM_LINE_BYTES_MAX = 1024 * 1024
+STREAM_BUFFER_BYTES_MAX = 256 * 1024
+JSON_DEPTH_MAX = 64
+IN_FLIGHT_MAX = _number("GATEWAY_IN_FLIGHT_MAX", 2000)
+LEDGER_QUEUE_MAX = 20_000
+CONNECT_TIMEOUT_S = 2
+FIRST_BYTE_TIMEOUT_S = _number("GATEWAY_FIRST_BYTE_TIMEOUT_S", 30)
+IDLE_TIMEOUT_S = _number("GATEWAY_IDLE_TIMEOUT_S", 15)
+TOTAL_TIMEOUT_S = _number("GATEWAY_TOTAL_TIMEOUT_S", 600)
+DETACHED_DRAIN_S = 10
+DETACHED_PUMPS_MAX = 200
+DRAIN_TIMEOUT_S = _number("GATEWAY_DRAIN_TIMEOUT_S", 30)
+REROUTES_MAX = 2
+HEALTH_CHECKS_KEPT_DAYS = 7
+
+LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
+LOGGING_CONFIG = None
+logging_config(level=LOG_LEVEL)
+
+TEST_RUNNER = "django.test.runner.DiscoverRunner"
