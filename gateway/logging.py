@@ -3,6 +3,7 @@
 import logging.config
 
 import structlog
+from structlog.typing import Processor
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -12,7 +13,7 @@ def logging_config(*, level: str) -> None:
 
     An unknown level is taken as INFO and said so in the first line.
     """
-    shared = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,

@@ -57,6 +57,12 @@ HOST = _text("GATEWAY_HOST", "127.0.0.1")
 PORT = _number("GATEWAY_PORT", 0)  # 0: the configuration file's server.port, else PORT_DEFAULT
 PORT_DEFAULT = 8000
 DEMO = _flag("GATEWAY_DEMO", default=False)
+# Imported by `up` and `serve` at their start, where it exists; their option --config goes first.
+CONFIG_FILE = _text("GATEWAY_CONFIG_FILE")
+# The first administrator's password; empty: `up` makes one and shows it once.
+ADMIN_PASSWORD = _text("GATEWAY_ADMIN_PASSWORD")
+# Addresses of proxies whose X-Forwarded-For and -Proto are believed.
+TRUSTED_PROXIES = [address for address in _text("GATEWAY_TRUSTED_PROXIES").split(",") if address]
 
 SECRET_KEY = _secret("SECRET_KEY", kept_in=DATA_DIR / "secret_key")
 # Keys that encrypt secrets at rest, newest first, comma-separated; each is hashed to 32 bytes.
@@ -149,7 +155,9 @@ if LEDGER_SYNCHRONOUS not in {"NORMAL", "FULL"}:
 def _sqlite(path: Path, *, synchronous: str) -> dict[str, Any]:
     command = str(_SQLITE_OPTIONS["init_command"]).format(synchronous)
     options = {**_SQLITE_OPTIONS, "init_command": command}
-    return {"ENGINE": "django.db.backends.sqlite3", "NAME": path, "OPTIONS": options}
+    # Tests use files too: threads have connections of their own, as in production.
+    test = {"NAME": path.with_name(f"test-{path.name}")}
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": path, "OPTIONS": options, "TEST": test}
 
 
 def _databases() -> dict[str, dict[str, Any]]:
@@ -232,6 +240,8 @@ IDLE_TIMEOUT_S = _number("GATEWAY_IDLE_TIMEOUT_S", 15)
 TOTAL_TIMEOUT_S = _number("GATEWAY_TOTAL_TIMEOUT_S", 600)
 DETACHED_DRAIN_S = 10
 DETACHED_PUMPS_MAX = 200
+BODY_TIMEOUT_S = 30
+WRITE_TIMEOUT_S = 120
 DRAIN_TIMEOUT_S = _number("GATEWAY_DRAIN_TIMEOUT_S", 30)
 REROUTES_MAX = 2
 HEALTH_CHECKS_KEPT_DAYS = 7

@@ -1,4 +1,15 @@
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from gateway import views
+from gateway.api import api
+
+urlpatterns = [
+    path("v1/", api.urls),
+    path("health", views.health),
+    path("health/live", views.health_live),
+    path("health/ready", views.health_ready),
+    path("", include("django_prometheus.urls")),
+    path("", include("billing.urls")),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,190 @@
+"""One thread that commits the ledger's operations in groups: each takes what queued during the last.
+
+No fixed window: an idle ledger commits at once, a busy one in larger groups. Callers on the event
+loop await a future; it resolves after the commit, once, on the loop that asked.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
+
+from billing import ledger
+from billing.ledger import Batch, BudgetExceededError, Checkpoint, Hold, LedgerUnavailableError, Settlement
+
+logger = structlog.get_logger(__name__)
+
+# A settlement that cannot be committed is retried for so long, then its attempt stays in doubt.
+SETTLE_RETRY_S = 10.0
+RETRY_PAUSE_S = 0.2
+BATCH_MAX = 500
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    hold: Hold | None
+    settlement: Settlement | None
+    future: asyncio.Future[None]
+    deadline_s: float  # monotonic; 0: no retry
+
+
+class GroupCommit:
+    """The data plane's door to money. One per process; `start` and `stop` frame its thread.
+
+    `clock` gives monotonic seconds, `pause` waits so many of them.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._entries: list[_Entry] = []
+        self._checkpoints: dict[UUID, Checkpoint] = {}
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+        self.commit_count = 0
+        self.is_available = True
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is queued, then end the thread. Blocks for as long as that takes."""
+        self._is_stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    async def hold(self, hold: Hold, *, replaced: Settlement | None = None) -> None:
+        """Commit a hold; `replaced` settles the attempt before it in the same transaction.
+
+        Raises BudgetExceededError, or LedgerUnavailableError when it cannot be committed now.
+        """
+        deadline_s = self._clock() + SETTLE_RETRY_S if replaced is not None else 0.0
+        await self._enqueue(hold=hold, settlement=replaced, deadline_s=deadline_s)
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Commit a settlement; raises LedgerUnavailableError after SETTLE_RETRY_S of failures."""
+        deadline_s = self._clock() + SETTLE_RETRY_S
+        await self._enqueue(hold=None, settlement=settlement, deadline_s=deadline_s)
+
+    def checkpoint(self, *, attempt_id: UUID, output_tokens: int, at: datetime) -> None:
+        """Note progress with the next commit; the latest of an attempt wins, nobody waits."""
+        with self._lock:
+            self._checkpoints[attempt_id] = Checkpoint(
+                attempt_id=attempt_id, output_tokens=output_tokens, at=at
+            )
+        self._wake.set()
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._entries)
+
+    async def _enqueue(self, *, hold: Hold | None, settlement: Settlement | None, deadline_s: float) -> None:
+        if len(self._entries) >= settings.LEDGER_QUEUE_MAX and settlement is None:
+            raise LedgerUnavailableError("the ledger's queue is full")
+        future = asyncio.get_running_loop().create_future()
+        entry = _Entry(hold=hold, settlement=settlement, future=future, deadline_s=deadline_s)
+        with self._lock:
+            self._entries.append(entry)
+        self._wake.set()
+        # The write goes on if the caller is cancelled: money does not depend on who waits.
+        await asyncio.shield(future)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            with self._lock:
+                entries, self._entries = self._entries[:BATCH_MAX], self._entries[BATCH_MAX:]
+                checkpoints, self._checkpoints = self._checkpoints, {}
+            if entries or checkpoints:
+                self._commit(entries, list(checkpoints.values()))
+            if self._entries:
+                self._wake.set()
+            elif self._is_stopping:
+                connections[settings.LEDGER_DATABASE].close()
+                return
+
+    def _commit(self, entries: list[_Entry], checkpoints: list[Checkpoint]) -> None:
+        try:
+            refused = ledger.commit(_batch(entries, checkpoints))
+        except Exception as error:  # noqa: BLE001 -- the thread's edge: whatever it was, callers learn of it
+            self._on_failure(entries, error)
+            return
+        self.is_available = True
+        self.commit_count += 1
+        _resolve(entries, lambda entry: refused.get(entry.hold.attempt_id) if entry.hold else None)
+
+    def _on_failure(self, entries: list[_Entry], error: Exception) -> None:
+        """Holds fail now, settlements are tried again; a batch that one entry spoils is split."""
+        logger.error("ledger_commit_failed", error=str(error), entries=len(entries), exc_info=error)
+        is_outage = isinstance(error, OperationalError | InterfaceError)
+        self.is_available = not is_outage
+        _drop_connection()
+        if len(entries) > 1 and not is_outage:
+            for entry in entries:
+                self._commit([entry], [])
+            return
+        unavailable = LedgerUnavailableError(f"the ledger cannot commit: {error}")
+        again = [entry for entry in entries if entry.deadline_s > self._clock()]
+        _resolve([entry for entry in entries if entry not in again], lambda _entry: unavailable)
+        if again:
+            self._pause(RETRY_PAUSE_S)
+            with self._lock:
+                self._entries = again + self._entries
+            self._wake.set()
+
+
+def _batch(entries: list[_Entry], checkpoints: list[Checkpoint]) -> Batch:
+    return Batch(
+        holds=[entry.hold for entry in entries if entry.hold is not None],
+        settlements=[entry.settlement for entry in entries if entry.settlement is not None],
+        checkpoints=checkpoints,
+    )
+
+
+def _drop_connection() -> None:
+    """Forget a connection that may be broken: the next commit makes a new one."""
+    try:
+        connections[settings.LEDGER_DATABASE].close()
+    except DatabaseError as error:
+        logger.warning("ledger_connection_close_failed", error=str(error))
+
+
+def _resolve(entries: list[_Entry], result_of: Callable[[_Entry], BaseException | None]) -> None:
+    """Resolve the futures on their loops, one wake-up per loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], Any]]] = {}
+    for entry in entries:
+        by_loop.setdefault(entry.future.get_loop(), []).append((entry.future, result_of(entry)))
+    for loop, results in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_set_results, results)
+        except RuntimeError:
+            logger.warning("ledger_caller_gone", entries=len(results))
+
+
+def _set_results(results: list[tuple[asyncio.Future[None], BaseException | None]]) -> None:
+    for future, error in results:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+__all__ = ["BudgetExceededError", "GroupCommit", "Hold", "LedgerUnavailableError", "Settlement"]

@@ -1,0 +1,76 @@
+"""Prints who spent what between two dates, for people or as JSON."""
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from billing import reports
+from billing.amounts import usd_text
+from billing.periods import PeriodError, period_of
+
+GROUPS = ("key", "team", "model", "cluster", "day")
+
+
+class Command(BaseCommand):
+    help = (
+        "Spend and tokens by key, team, model, cluster or day. Metered is what providers charge by the "
+        "token, amortised what own clusters cost at their internal rates. idle_nanousd, the part of the own "
+        "clusters' hours that no request used, is null: capacity is not accounted for yet."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--group", choices=GROUPS, default="key")
+        parser.add_argument(
+            "--from", default="", metavar="DATE", help="the first day, in UTC (this month's first)"
+        )
+        parser.add_argument(
+            "--to", default="", metavar="DATE", help="the last day, which counts whole (today)"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON, amounts in nano-USD")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        group = options["group"]
+        try:
+            period = period_of(
+                name="custom", from_text=options["from"], to_text=options["to"], now=timezone.now()
+            )
+            report = reports.spend_report(group=group, from_at=period.from_at, to_at=period.to_at)
+        except (PeriodError, reports.ReportError) as error:
+            raise CommandError(str(error)) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(_json(report=report, group=group)))
+            return
+        self._print(report=report, group=group)
+
+    def _print(self, *, report: reports.Report, group: str) -> None:
+        width = max(len(row.name) for row in (*report.rows, report.totals))
+        self.stdout.write(
+            f"{group:<{width}} {'requests':>10} {'tokens in':>14} {'tokens out':>14} "
+            f"{'metered':>16} {'amortised':>16}"
+        )
+        for row in (*report.rows, report.totals):
+            self.stdout.write(
+                f"{row.name:<{width}} {row.requests:>10,} {row.input_tokens:>14,} {row.output_tokens:>14,} "
+                f"{usd_text(row.metered_nanousd):>16} {usd_text(row.amortised_nanousd):>16}"
+            )
+
+
+def _json(*, report: reports.Report, group: str) -> dict[str, Any]:
+    rows = []
+    for row in report.rows:
+        entry: dict[str, Any] = {group: row.name}
+        if group == "key":
+            # Names of keys may repeat; the id tells them apart.
+            entry["key_id"] = row.id
+        entry.update(
+            requests=row.requests,
+            input_tokens=row.input_tokens,
+            output_tokens=row.output_tokens,
+            metered_nanousd=row.metered_nanousd,
+            amortised_nanousd=row.amortised_nanousd,
+        )
+        rows.append(entry)
+    return {"rows": rows, "idle_nanousd": None, "total_nanousd": report.totals.cost_nanousd}

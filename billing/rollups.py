@@ -1,0 +1,85 @@
+"""Folds the ledger's hours into days, so that a report over a year reads few rows."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db.models import Max, Sum
+
+from billing.ledger import ROLLUP_SUMS, ledger_transaction
+from billing.models import SpendRollup
+from billing.rollup_key import rollup_id
+
+# An hour may still grow after its day is over (a long answer, a reconciled attempt): so many days back
+# are folded again each time.
+FOLDED_AGAIN_DAYS = 3
+# What a run does after a long pause; the next run goes on from there.
+DAYS_PER_RUN_MAX = 100
+
+GROUP_FIELDS = ("organisation", "team", "key_id", "model", "cluster")
+LABEL_FIELDS = ("key_name", "cluster_kind")
+
+
+def fold_days(*, now: datetime) -> int:
+    """Write the DAY rows of the latest days anew from their HOUR rows; returns how many rows were written.
+
+    A day is recomputed whole, never added to: folding twice changes nothing. After a pause it goes on from
+    the last day that was folded. Hours may be pruned by whole days only, or a day would shrink here.
+    """
+    today = _day_of(now)
+    day = _first_day(today=today)
+    last_day = min(today, day + timedelta(days=DAYS_PER_RUN_MAX))
+    row_count = 0
+    while day <= last_day:
+        # One transaction a day, so that settling never waits long for the lock.
+        with ledger_transaction():
+            row_count += _fold_day(day=day, now=now)
+        day += timedelta(days=1)
+    return row_count
+
+
+def _first_day(*, today: datetime) -> datetime:
+    recent = today - timedelta(days=FOLDED_AGAIN_DAYS)
+    latest_day = SpendRollup.objects.filter(period=SpendRollup.Period.DAY).order_by("-starts_at")
+    oldest_hour = SpendRollup.objects.filter(period=SpendRollup.Period.HOUR).order_by("starts_at")
+    known = latest_day.values_list("starts_at", flat=True).first()
+    if known is None:
+        known = oldest_hour.values_list("starts_at", flat=True).first()
+    return recent if known is None else min(_day_of(known), recent)
+
+
+def _fold_day(*, day: datetime, now: datetime) -> int:
+    hours = SpendRollup.objects.filter(
+        period=SpendRollup.Period.HOUR, starts_at__gte=day, starts_at__lt=day + timedelta(days=1)
+    )
+    sums = hours.values(*GROUP_FIELDS).annotate(
+        **{f"{name}_label": Max(name) for name in LABEL_FIELDS},
+        **{f"{name}_sum": Sum(name) for name in ROLLUP_SUMS},
+    )
+    rows = [_day_row(day=day, row=row, now=now) for row in sums.order_by(*GROUP_FIELDS)]
+    SpendRollup.objects.bulk_create(
+        rows,
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=[*LABEL_FIELDS, *ROLLUP_SUMS, "updated_at"],
+    )
+    return len(rows)
+
+
+def _day_row(*, day: datetime, row: Mapping[str, Any], now: datetime) -> SpendRollup:
+    group = {name: row[name] for name in GROUP_FIELDS}
+    return SpendRollup(
+        id=rollup_id(
+            period=SpendRollup.Period.DAY.value, starts_at=day, **{**group, "key_id": str(row["key_id"])}
+        ),
+        period=SpendRollup.Period.DAY,
+        starts_at=day,
+        updated_at=now,
+        **group,
+        **{name: row[f"{name}_label"] for name in LABEL_FIELDS},
+        **{name: int(row[f"{name}_sum"]) for name in ROLLUP_SUMS},
+    )
+
+
+def _day_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,65 @@
+"""Fast multi-row statements over a model's table: the ORM's column types without the ORM's objects."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+from django.db import models
+
+# Rows in one statement: 500 rows of 30 columns stay below SQLite's 32,766 parameters.
+ROWS_MAX = 500
+
+
+def chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The rows in pieces of at most ROWS_MAX."""
+    for start in range(0, len(rows), ROWS_MAX):
+        yield rows[start : start + ROWS_MAX]
+
+
+def placeholders(count: int) -> str:
+    return ", ".join(["%s"] * count)
+
+
+class InsertStatement:
+    """`INSERT … VALUES (…), (…) <suffix>` for all columns of a model, on one connection."""
+
+    def __init__(self, model: type[models.Model], *, connection: Any, suffix: str) -> None:
+        fields = model._meta.concrete_fields
+        self._converters = [(field.attname, converter(field, connection=connection)) for field in fields]
+        columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
+        self._head = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({columns}) VALUES "  # noqa: S608 -- the model's own names
+        self._row = f"({placeholders(len(fields))})"
+        self._suffix = suffix
+
+    def execute(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        """Insert the rows; give back what the suffix returns, if it has a RETURNING."""
+        returned: list[tuple[Any, ...]] = []
+        for chunk in chunks(rows):
+            values = [convert(row[name]) for row in chunk for name, convert in self._converters]
+            sql = self._head + ", ".join([self._row] * len(chunk)) + " " + self._suffix
+            cursor.execute(sql, values)
+            if "RETURNING" in self._suffix:
+                returned += cursor.fetchall()
+        return returned
+
+
+def converter(field: "models.Field[Any, Any]", *, connection: Any) -> Callable[[Any], Any]:
+    """From a Python value to what the database's driver takes for the field."""
+    if isinstance(field, models.UUIDField):
+        return _same if connection.features.has_native_uuid_field else _hex
+    if isinstance(field, models.DateTimeField):
+        adapt: Callable[[Any], Any] = connection.ops.adapt_datetimefield_value
+        return adapt
+    return _json if isinstance(field, models.JSONField) else _same
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _hex(value: Any) -> str:
+    return str(value.hex)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

@@ -1,0 +1,234 @@
+"""The usage page and its CSV: who spent what on which model and cluster."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib.admin.views.decorators import staff_member_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from billing import charts, reports
+from billing.amounts import plain_usd_text
+from billing.periods import PERIODS, Period, PeriodError, period_of
+
+TABS = {"day": "Day", "team": "Team", "key": "Key", "model": "Model", "cluster": "Cluster"}
+FILTERS = {
+    "organisation": "organisation",
+    "team": "team",
+    "key": "key_id",
+    "model": "model",
+    "cluster": "cluster",
+}
+# A click on a row shows what is inside it: its filter, and the tab that opens.
+DRILL_DOWN = {
+    "organisation": "team",
+    "team": "key",
+    "key": "model",
+    "model": "cluster",
+    "cluster": "model",
+}
+ROWS_SHOWN_MAX = 200
+TEXT_CHARACTERS_MAX = 200
+HOURLY_CHART_SPAN_MAX = timedelta(days=2)
+# A spreadsheet would run a cell that begins so as a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a request asks to see."""
+
+    group: str
+    period: Period
+    only: reports.ReportFilter
+    parameters: dict[str, str]
+
+    def link(self, path: str, **changes: str) -> str:
+        """The same question with some answers changed; an empty one is left out."""
+        merged = {**self.parameters, **changes}
+        return f"{path}?{urlencode({name: value for name, value in merged.items() if value})}"
+
+
+View = Callable[[HttpRequest], HttpResponse]
+
+
+def _explain_bad_question(view: View) -> View:
+    """Answer 400 with a page that says what was wrong."""
+
+    @wraps(view)
+    def explained(request: HttpRequest) -> HttpResponse:
+        try:
+            return view(request)
+        except (PeriodError, reports.ReportError) as error:
+            return render(request, "billing/usage_error.html", {"message": str(error)}, status=400)
+
+    return explained
+
+
+@require_safe
+@staff_member_required
+@_explain_bad_question
+def show_usage(request: HttpRequest) -> HttpResponse:
+    question = _question(request, now=timezone.now())  # noqa: TID251 -- a view is an edge
+    period = question.period
+    report = reports.spend_report(
+        group=question.group, from_at=period.from_at, to_at=period.to_at, only=question.only
+    )
+    is_hourly = period.to_at - period.from_at <= HOURLY_CHART_SPAN_MAX
+    make_series = reports.hourly_series if is_hourly else reports.daily_series
+    split = question.group if question.group in reports.SPLITS else "cluster"
+    series = make_series(split=split, from_at=period.from_at, to_at=period.to_at, only=question.only)
+    context = {
+        "title": "Usage",
+        "period": period,
+        "group": question.group,
+        "group_label": TABS.get(question.group, question.group.capitalize()),
+        "totals": report.totals,
+        "failed_percent": charts.percent_text(part=report.totals.failures, whole=report.totals.requests),
+        "estimated_percent": charts.percent_text(part=report.totals.estimates, whole=report.totals.requests),
+        "rows": [
+            _table_row(row, question=question, totals=report.totals) for row in report.rows[:ROWS_SHOWN_MAX]
+        ],
+        "hidden_row_count": max(0, len(report.rows) - ROWS_SHOWN_MAX),
+        "csv_url": question.link(reverse("billing:usage_csv")),
+        **_navigation(question),
+        **_drawings(series=series, split=split, is_hourly=is_hourly),
+    }
+    return render(request, "billing/usage.html", context)
+
+
+@require_safe
+@staff_member_required
+@_explain_bad_question
+def download_usage(request: HttpRequest) -> HttpResponse:
+    question = _question(request, now=timezone.now())  # noqa: TID251 -- a view is an edge
+    period = question.period
+    report = reports.spend_report(
+        group=question.group, from_at=period.from_at, to_at=period.to_at, only=question.only
+    )
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    name = f"usage-{question.group}-{period.from_at:%Y-%m-%d}-{period.last_date:%Y-%m-%d}.csv"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    writer = csv.writer(response)
+    writer.writerow((question.group, "id", "belongs_to", *CSV_SUMS, "cost_usd"))
+    for row in report.rows:
+        texts = [neutral_cell(text) for text in (row.name, row.id, row.detail)]
+        sums = [getattr(row, column) for column in CSV_SUMS]
+        writer.writerow((*texts, *sums, plain_usd_text(row.cost_nanousd)))
+    return response
+
+
+CSV_SUMS = (
+    "requests",
+    "failures",
+    "estimates",
+    "input_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "metered_nanousd",
+    "amortised_nanousd",
+    "cost_nanousd",
+)
+
+
+def neutral_cell(text: str) -> str:
+    """The text so that no spreadsheet takes it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def _question(request: HttpRequest, *, now: datetime) -> Question:
+    parameters = {name: _text(request, name) for name in ("period", "from", "to", "group", *FILTERS)}
+    period = period_of(
+        name=parameters["period"], from_text=parameters["from"], to_text=parameters["to"], now=now
+    )
+    if period.name != "custom":
+        parameters.update({"from": "", "to": ""})
+    parameters.update(period=period.name, group=parameters["group"] or "day")
+    chosen: dict[str, Any] = {field: parameters[name] for name, field in FILTERS.items() if parameters[name]}
+    return Question(
+        group=parameters["group"],
+        period=period,
+        only=reports.ReportFilter(**chosen),
+        parameters=parameters,
+    )
+
+
+def _text(request: HttpRequest, name: str) -> str:
+    value = request.GET.get(name, "").strip()
+    if len(value) > TEXT_CHARACTERS_MAX or not value.isprintable():
+        raise reports.ReportError(f"the value of {name!r} is longer than any name, or no text")
+    return value
+
+
+def _navigation(question: Question) -> dict[str, Any]:
+    path = reverse("billing:usage")
+    return {
+        "period_links": [
+            {
+                "label": label,
+                "url": question.link(
+                    path, period=name, **({} if name == "custom" else {"from": "", "to": ""})
+                ),
+                "is_current": name == question.period.name,
+            }
+            for name, label in PERIODS.items()
+            if name != "custom" or question.period.name == "custom"
+        ],
+        "group_links": [
+            {"label": label, "url": question.link(path, group=name), "is_current": name == question.group}
+            for name, label in TABS.items()
+        ],
+        "filters": [
+            {
+                "label": name,
+                "value": question.parameters[name],
+                "remove_url": question.link(path, **{name: ""}),
+            }
+            for name in FILTERS
+            if question.parameters[name]
+        ],
+        # What the form for two dates carries along.
+        "kept_parameters": {
+            name: question.parameters[name] for name in ("group", *FILTERS) if question.parameters[name]
+        },
+    }
+
+
+def _table_row(row: reports.ReportRow, *, question: Question, totals: reports.ReportRow) -> dict[str, Any]:
+    opens = DRILL_DOWN.get(question.group)
+    url = ""
+    if opens is not None:
+        chosen = row.id if question.group == "key" else row.name
+        url = question.link(reverse("billing:usage"), group=opens, **{question.group: chosen})
+    return {
+        "sums": row,
+        "url": url,
+        "share": charts.share(part=row.cost_nanousd, whole=totals.cost_nanousd),
+        "percent": charts.percent_text(part=row.cost_nanousd, whole=totals.cost_nanousd),
+    }
+
+
+def _drawings(*, series: reports.Series, split: str, is_hourly: bool) -> dict[str, Any]:
+    labels = [f"{moment:%H:%M}" if is_hourly else f"{moment:%d %b}" for moment in series.moments]
+    by_moment = [sum(amounts) for amounts in zip(*series.values_nanousd, strict=True)]
+    return {
+        "split": split,
+        "chart": charts.stacked_bars(
+            labels=labels,
+            names=series.names,
+            values_nanousd=series.values_nanousd,
+            title=f"Spend per {'hour' if is_hourly else 'day'} by {split}",
+        ),
+        "bar_list": charts.bar_list(
+            names=series.names, values_nanousd=[sum(amounts) for amounts in series.values_nanousd]
+        ),
+        "sparkline": charts.sparkline(by_moment),
+    }

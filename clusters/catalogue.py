@@ -1,0 +1,242 @@
+"""Puts clusters, deployments, routes and settings by name, writing only what differs, and lists them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db import models, transaction
+
+from clusters import inventory, vault
+from clusters.models import Cluster, ClusterSecret, Deployment, Route, RouterSettings
+
+BACKENDS = tuple(Cluster.Backend.values)
+AUTH_TYPES = tuple(Cluster.Auth.values)
+BILLINGS = tuple(Cluster.Billing.values)
+STATES = tuple(Cluster.State.values)
+CAPABILITIES = inventory.CAPABILITIES
+POLICIES = inventory.POLICIES
+
+CLUSTER_FIELDS = (
+    "kind",
+    "provider",
+    "region",
+    "endpoint",
+    "backend",
+    "auth_type",
+    "allow_private_network",
+    "billing",
+    "cost_per_hour_nanousd",
+    "tokens_per_s",
+    "in_flight_max",
+    "default_model",
+    "rpm_max",
+    "tpm_max",
+    "burst_percent",
+    "state",
+)
+DEPLOYMENT_FIELDS = ("upstream_name", "context_window", "output_tokens_max", "capabilities", "is_enabled")
+ROUTE_FIELDS = ("candidates", "fallbacks", "policy", "is_enabled")
+SETTINGS_FIELDS = (
+    "policy",
+    "stickiness_window_s",
+    "health_check_interval_s",
+    "latency_ms_max",
+    "queue_depth_max",
+    "overhead_permille",
+    "cluster_cost_threshold_nanousd",
+    "is_external_fallback_enabled",
+    "server_port",
+    "read_timeout_s",
+    "write_timeout_s",
+    "idle_timeout_s",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldChange:
+    """One field of a record; `old` is None where the record is new."""
+
+    name: str
+    old: object
+    new: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a put did to one record: created it, changed fields of it, or nothing."""
+
+    name: str
+    is_new: bool
+    fields: tuple[FieldChange, ...]
+
+    @property
+    def is_change(self) -> bool:
+        return self.is_new or bool(self.fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentEntry:
+    """A model on a cluster: its values by the names in DEPLOYMENT_FIELDS."""
+
+    model: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterEntry:
+    """A cluster: its values by the names in CLUSTER_FIELDS, and for which purposes it has a live secret."""
+
+    id: UUID
+    name: str
+    values: Mapping[str, Any]
+    secret_purposes: frozenset[str]
+    deployments: tuple[DeploymentEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteEntry:
+    """A public model name: its values by the names in ROUTE_FIELDS."""
+
+    model: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """All that an administrator entered but the secrets, each list in the order of its names."""
+
+    settings: Mapping[str, Any]
+    clusters: tuple[ClusterEntry, ...]
+    routes: tuple[RouteEntry, ...]
+
+
+def put_cluster(*, name: str, values: Mapping[str, object]) -> Change:
+    """Create the cluster of this name or change it; fields left out stay, or get their defaults.
+
+    Raises InventoryError, as the other puts do, where the values cannot be kept.
+    """
+    with transaction.atomic():
+        # Locked, because the prober writes what it saw to the same row.
+        found = Cluster.objects.select_for_update().filter(name=name).first()
+        return _put(found, new=Cluster(name=name), name=name, values=values, known=CLUSTER_FIELDS)
+
+
+def put_deployment(*, cluster_name: str, model: str, values: Mapping[str, object]) -> Change:
+    """Create or change a model on a cluster, which must exist."""
+    with transaction.atomic():
+        cluster = _get_cluster(name=cluster_name)
+        found = Deployment.objects.select_for_update().filter(cluster=cluster, model=model).first()
+        new = Deployment(cluster=cluster, model=model)
+        return _put(found, new=new, name=model, values=values, known=DEPLOYMENT_FIELDS)
+
+
+def put_route(*, model: str, values: Mapping[str, object]) -> Change:
+    """Create or change the route of a public model name."""
+    with transaction.atomic():
+        found = Route.objects.select_for_update().filter(model=model).first()
+        return _put(found, new=Route(model=model), name=model, values=values, known=ROUTE_FIELDS)
+
+
+def put_router_settings(*, values: Mapping[str, object]) -> Change:
+    """Change the one row of settings; while there is none, the defaults count as the old values."""
+    with transaction.atomic():
+        found = RouterSettings.objects.select_for_update().first() or RouterSettings()
+        return _put(found, new=found, name="", values=values, known=SETTINGS_FIELDS)
+
+
+def put_secret(*, cluster_name: str, purpose: str, plaintext: str, label: str) -> bool:
+    """Make this the cluster's one secret of its purpose and label; True if that changed anything.
+
+    Older secrets under the same label are retired; those under other labels (entered by hand, say)
+    stay live beside it. Nothing is stored where this very secret is live already.
+    """
+    with transaction.atomic():
+        cluster = _get_cluster(name=cluster_name)
+        is_stored = inventory.put_secret(
+            cluster_id=cluster.id, purpose=purpose, plaintext=plaintext, label=label
+        )
+        live = ClusterSecret.objects.filter(cluster=cluster, purpose=purpose, label=label, is_active=True)
+        stale_ids = [
+            secret.id
+            for secret in live
+            if not vault.is_same(
+                plaintext=plaintext.strip(),
+                ciphertext=bytes(secret.ciphertext),
+                key_id=secret.encryption_key_id,
+                record_id=secret.id,
+            )
+        ]
+        for secret_id in stale_ids:
+            inventory.retire_secret(secret_id=secret_id)
+    return is_stored or bool(stale_ids)
+
+
+def load_catalogue() -> Catalogue:
+    """Everything, in five queries, disabled things included.
+
+    Sorted here: databases differ in how they order text.
+    """
+    purposes: dict[UUID, set[str]] = {}
+    for cluster_id, purpose in ClusterSecret.objects.filter(is_active=True).values_list(
+        "cluster_id", "purpose"
+    ):
+        purposes.setdefault(cluster_id, set()).add(purpose)
+    deployments: dict[UUID, list[DeploymentEntry]] = {}
+    for deployment in sorted(Deployment.objects.all(), key=lambda each: each.model):
+        entry = DeploymentEntry(model=deployment.model, values=_values(deployment, DEPLOYMENT_FIELDS))
+        deployments.setdefault(deployment.cluster_id, []).append(entry)
+    return Catalogue(
+        settings=_values(RouterSettings.objects.first() or RouterSettings(), SETTINGS_FIELDS),
+        clusters=tuple(
+            ClusterEntry(
+                id=cluster.id,
+                name=cluster.name,
+                values=_values(cluster, CLUSTER_FIELDS),
+                secret_purposes=frozenset(purposes.get(cluster.id, ())),
+                deployments=tuple(deployments.get(cluster.id, ())),
+            )
+            for cluster in sorted(Cluster.objects.all(), key=lambda each: each.name)
+        ),
+        routes=tuple(
+            RouteEntry(model=route.model, values=_values(route, ROUTE_FIELDS))
+            for route in sorted(Route.objects.all(), key=lambda each: each.model)
+        ),
+    )
+
+
+def _get_cluster(*, name: str) -> Cluster:
+    cluster = Cluster.objects.filter(name=name).first()
+    if cluster is None:
+        raise inventory.InventoryError(f"there is no cluster {name!r}: create it first")
+    return cluster
+
+
+def _put(
+    found: models.Model | None,
+    *,
+    new: models.Model,
+    name: str,
+    values: Mapping[str, object],
+    known: tuple[str, ...],
+) -> Change:
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise inventory.InventoryError(f"unknown fields {', '.join(unknown)}: use {', '.join(known)}")
+    record = found if found is not None else new
+    is_new = found is None
+    changes = tuple(
+        FieldChange(name=field, old=None if is_new else getattr(record, field), new=value)
+        for field, value in values.items()
+        if is_new or getattr(record, field) != value
+    )
+    change = Change(name=name, is_new=is_new, fields=changes)
+    if change.is_change:
+        for each in changes:
+            setattr(record, each.name, each.new)
+        inventory.save_record(record=record)
+    return change
+
+
+def _values(record: models.Model, fields: tuple[str, ...]) -> dict[str, Any]:
+    return {field: getattr(record, field) for field in fields}

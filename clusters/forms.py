@@ -1,0 +1,269 @@
+"""The admin's forms for the inventory: dollars, model lists and write-only secrets, not raw columns."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+
+from clusters import inventory
+from clusters.models import Cluster, ClusterSecret, Deployment, Route, RouterSettings
+
+NANOUSD_PER_USD = 1_000_000_000
+USD_DECIMALS = 9
+PERMILLE = 1000
+# Form field -> purpose; the token field's purpose follows from the kind of authentication.
+PEM_FIELDS = {
+    "client_certificate": ClusterSecret.Purpose.CLIENT_CERTIFICATE.value,
+    "client_key": ClusterSecret.Purpose.CLIENT_KEY.value,
+    "ca": ClusterSecret.Purpose.CA.value,
+}
+TOKEN_PURPOSES = {
+    Cluster.Auth.BEARER.value: ClusterSecret.Purpose.BEARER.value,
+    Cluster.Auth.HMAC.value: ClusterSecret.Purpose.HMAC.value,
+}
+
+
+class WriteOnlyTextarea(forms.Textarea):
+    """A text area that never shows a value: not the stored one, nor what was just sent with an error."""
+
+    def format_value(self, value: Any) -> None:
+        """Nothing, ever."""
+
+
+class ModelListField(forms.CharField):
+    """A list of names, entered one a line or separated by commas."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField"})
+
+    def to_python(self, value: Any) -> Any:
+        """The names, in the order entered."""
+        if isinstance(value, list):
+            return value
+        return [name.strip() for name in re.split(r"[,\n]", value or "") if name.strip()]
+
+    def prepare_value(self, value: Any) -> Any:
+        """One name a line."""
+        return "\n".join(str(name) for name in value) if isinstance(value, list) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Compared as lists: another way of separating is no change."""
+        return bool(self.to_python(data) != (initial or []))
+
+
+class InventoryForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's class takes no argument at run time
+    """A form whose record must pass the inventory's own checks."""
+
+    def _get_validation_exclusions(self) -> set[str]:
+        # The inventory judges endpoints: Django's URL check knows no host names without a dot.
+        return super()._get_validation_exclusions() | {"endpoint"}
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]  # a documented hook, missing in the stubs
+        if self.errors:
+            return
+        try:
+            inventory.check_values(record=self.instance)
+        except inventory.InventoryError as error:
+            self.add_error(error.field if error.field in self.fields else None, str(error))
+
+
+class ClusterForm(InventoryForm):
+    """A cluster, its price in dollars, and secrets that can be entered but never read."""
+
+    endpoint = forms.CharField(
+        max_length=inventory.ENDPOINT_CHARACTERS_MAX,
+        help_text="Base URL without /v1, for example https://aws.llm.example.com",
+        widget=forms.TextInput(attrs={"class": "vLargeTextField"}),
+    )
+    cost_per_hour_usd = forms.DecimalField(
+        label="Cost per hour (USD)",
+        min_value=0,
+        max_digits=15,
+        decimal_places=USD_DECIMALS,
+        initial=0,
+        help_text="Of the whole cluster; 0 for a provider that is paid by the token.",
+    )
+    secret = forms.CharField(
+        label="New token or HMAC secret",
+        required=False,
+        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
+        help_text="Write-only. It becomes live beside the older ones; retire those below.",
+    )
+    secret_label = forms.CharField(
+        label="Label of what is entered here",
+        required=False,
+        max_length=inventory.LABEL_CHARACTERS_MAX,
+        help_text="The key id of an HMAC secret; else only a note.",
+    )
+    client_certificate = forms.CharField(
+        label="New client certificate (PEM)", required=False, widget=WriteOnlyTextarea(attrs={"rows": 3})
+    )
+    client_key = forms.CharField(
+        label="New client key (PEM)", required=False, widget=WriteOnlyTextarea(attrs={"rows": 3})
+    )
+    ca = forms.CharField(
+        label="New CA certificate (PEM)",
+        required=False,
+        widget=WriteOnlyTextarea(attrs={"rows": 3}),
+        help_text="With it, this authority alone is trusted for the cluster.",
+    )
+
+    class Meta:
+        model = Cluster
+        fields = (
+            "name",
+            "kind",
+            "provider",
+            "region",
+            "endpoint",
+            "backend",
+            "auth_type",
+            "allow_private_network",
+            "billing",
+            "tokens_per_s",
+            "in_flight_max",
+            "default_model",
+            "rpm_max",
+            "tpm_max",
+            "burst_percent",
+            "state",
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Show the price in dollars."""
+        super().__init__(*args, **kwargs)
+        self.initial.setdefault("cost_per_hour_usd", usd(self.instance.cost_per_hour_nanousd))
+
+    def clean(self) -> dict[str, Any]:
+        """The price becomes nano-USD, exactly; each secret is checked before anything is saved."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        price = cleaned.get("cost_per_hour_usd")
+        if price is not None:
+            self.instance.cost_per_hour_nanousd = nanousd(price)
+        if cleaned.get("secret") and cleaned.get("auth_type") not in TOKEN_PURPOSES:
+            self.add_error("secret", "choose bearer token or HMAC as authentication to store this")
+        for field, purpose in self._purposes():
+            try:
+                inventory.check_secret(purpose=purpose, plaintext=cleaned[field])
+            except inventory.InventoryError as error:
+                self.add_error(field, str(error))
+        return cleaned
+
+    def entered_secrets(self) -> list[tuple[str, str, str]]:
+        """(purpose, label, plaintext) of what was entered; to be stored, and forgotten."""
+        label = self.cleaned_data.get("secret_label") or ""
+        return [(purpose, label, self.cleaned_data[field]) for field, purpose in self._purposes()]
+
+    def _purposes(self) -> list[tuple[str, str]]:
+        token_purpose = TOKEN_PURPOSES.get(self.cleaned_data.get("auth_type", ""))
+        fields = {**({"secret": token_purpose} if token_purpose else {}), **PEM_FIELDS}
+        return [(field, purpose) for field, purpose in fields.items() if self.cleaned_data.get(field)]
+
+
+class DeploymentForm(InventoryForm):
+    """A model on a cluster."""
+
+    capabilities = ModelListField(
+        required=False,
+        widget=forms.TextInput(attrs={"size": 24}),
+        help_text=f"Of {', '.join(inventory.CAPABILITIES)}; empty: not declared.",
+    )
+
+    class Meta:
+        model = Deployment
+        fields = (
+            "model",
+            "upstream_name",
+            "context_window",
+            "output_tokens_max",
+            "capabilities",
+            "is_enabled",
+        )
+
+
+class RetireForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
+    """A secret's row: nothing of it can be changed, but it can be ended."""
+
+    retire = forms.BooleanField(required=False, help_text="Ends it for good.")
+
+    class Meta:
+        model = ClusterSecret
+        fields = ()
+
+
+class RouteForm(InventoryForm):
+    """A public model name and who may answer it."""
+
+    candidates = ModelListField(help_text="Model names that may answer, one a line or separated by commas.")
+    fallbacks = ModelListField(
+        required=False, help_text="Model names tried, in this order, when no candidate can."
+    )
+    policy = forms.ChoiceField(
+        required=False,
+        choices=[("", "as in the router settings"), *((name, name) for name in inventory.POLICIES)],
+    )
+
+    class Meta:
+        model = Route
+        fields = ("model", "candidates", "fallbacks", "policy", "is_enabled")
+
+
+class RouterSettingsForm(InventoryForm):
+    """The one row of settings, with factors and dollars as people write them."""
+
+    policy = forms.ChoiceField(choices=[(name, name) for name in inventory.POLICIES])
+    overhead_factor = forms.DecimalField(
+        min_value=Decimal("0.001"),
+        max_digits=7,
+        decimal_places=3,
+        help_text="What a token of an own cluster costs more than the hour's price says: 1.1 adds 10 %.",
+    )
+    cluster_cost_threshold_usd = forms.DecimalField(
+        label="Cluster cost threshold (USD per 1K tokens)",
+        min_value=0,
+        max_digits=15,
+        decimal_places=USD_DECIMALS,
+        help_text="Policy hybrid: own clusters below it are preferred to providers.",
+    )
+
+    class Meta:
+        model = RouterSettings
+        fields = (
+            "policy",
+            "stickiness_window_s",
+            "health_check_interval_s",
+            "latency_ms_max",
+            "queue_depth_max",
+            "is_external_fallback_enabled",
+            "server_port",
+            "read_timeout_s",
+            "write_timeout_s",
+            "idle_timeout_s",
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Show the integers as people write them."""
+        super().__init__(*args, **kwargs)
+        self.initial.setdefault("overhead_factor", Decimal(self.instance.overhead_permille) / PERMILLE)
+        threshold = usd(self.instance.cluster_cost_threshold_nanousd)
+        self.initial.setdefault("cluster_cost_threshold_usd", threshold)
+
+    def clean(self) -> dict[str, Any]:
+        """Both become integers again, exactly."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if (factor := cleaned.get("overhead_factor")) is not None:
+            self.instance.overhead_permille = int(factor * PERMILLE)
+        if (threshold := cleaned.get("cluster_cost_threshold_usd")) is not None:
+            self.instance.cluster_cost_threshold_nanousd = nanousd(threshold)
+        return cleaned
+
+
+def usd(amount_nanousd: int) -> Decimal:
+    """Dollars, exact."""
+    return Decimal(amount_nanousd) / NANOUSD_PER_USD
+
+
+def nanousd(amount_usd: Decimal) -> int:
+    """Nano-USD; exact for up to nine decimals, which is all that the forms take."""
+    return int(amount_usd * NANOUSD_PER_USD)

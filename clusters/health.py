@@ -1,0 +1,90 @@
+"""Folds what probes saw into a cluster's health, and says when the next probe is due (pure)."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+FAILURES_UNTIL_UNHEALTHY = 2
+INTERVALS_MAX = 5
+# A cluster that recovers is seen within a minute, the prober's own tick included.
+DOWN_INTERVAL_S_MAX = 58
+# After a first failure the second look comes soon: either it is down or it was a hiccup.
+SUSPECT_INTERVAL_S = 5
+JITTER_PERMILLE = 100
+LATENCY_NOISE_MS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one probe saw. `None` means that the cluster did not say, never zero."""
+
+    is_healthy: bool
+    reason: str = ""
+    duration_ms: int = 0  # of the health request alone
+    is_conclusive: bool = False  # a failure that needs no second look: refused connection or credential
+    queue_depth: int | None = None
+    running_count: int | None = None
+    generated_tokens_total: int | None = None
+    tokens_per_s: int | None = None
+    ttft_ms: int | None = None
+    models: tuple[str, ...] | None = None
+    context_windows: tuple[tuple[str, int], ...] = ()  # (model, tokens), for those that said so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A cluster's health between two probes."""
+
+    health: str  # healthy | unhealthy | unknown
+    failure_count: int
+
+
+def folded(*, condition: Condition, observation: Observation) -> Condition:
+    """Unhealthy after two failures in a row, or one that is conclusive; healthy after one success."""
+    if observation.is_healthy:
+        return Condition(health="healthy", failure_count=0)
+    failure_count = condition.failure_count + 1
+    is_down = observation.is_conclusive or failure_count >= FAILURES_UNTIL_UNHEALTHY
+    return Condition(health="unhealthy" if is_down else condition.health, failure_count=failure_count)
+
+
+def probe_interval(*, condition: Condition, interval_s: int, cluster_id: str) -> timedelta:
+    """How long after its latest probe a cluster is due: with back-off while down, spread by its id."""
+    if condition.failure_count == 0:
+        seconds = interval_s
+    elif condition.health != "unhealthy":
+        seconds = min(interval_s, SUSPECT_INTERVAL_S)
+    else:
+        doublings = min(condition.failure_count - 1, INTERVALS_MAX)
+        seconds = interval_s * min(2**doublings, INTERVALS_MAX)
+    milliseconds = seconds * (1000 + _jitter_permille(cluster_id))
+    if condition.failure_count > 0:
+        milliseconds = min(milliseconds, DOWN_INTERVAL_S_MAX * 1000)
+    return timedelta(milliseconds=milliseconds)
+
+
+def is_probe_due(
+    *, condition: Condition, checked_at: datetime | None, interval_s: int, cluster_id: str, now: datetime
+) -> bool:
+    """A cluster never probed is due at once."""
+    if checked_at is None:
+        return True
+    return now - checked_at >= probe_interval(
+        condition=condition, interval_s=interval_s, cluster_id=cluster_id
+    )
+
+
+def settled_latency_ms(*, before_ms: int | None, observation: Observation) -> int | None:
+    """Time to first token, where the cluster says it, else the health request's; small moves are noise."""
+    if not observation.is_healthy:
+        return None
+    seen_ms = observation.duration_ms if observation.ttft_ms is None else observation.ttft_ms
+    if before_ms is not None and abs(seen_ms - before_ms) <= max(LATENCY_NOISE_MS, before_ms // 10):
+        return before_ms
+    return seen_ms
+
+
+def _jitter_permille(cluster_id: str) -> int:
+    """Between -100 and +100, always the same for one cluster: probes spread, yet stay predictable."""
+    digest = hashlib.sha256(cluster_id.encode()).digest()
+    return int.from_bytes(digest[:4]) % (2 * JITTER_PERMILLE + 1) - JITTER_PERMILLE

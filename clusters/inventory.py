@@ -1,0 +1,460 @@
+"""The one door for writes to the inventory: checks each change, makes it, and counts it as a revision."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.core.exceptions import ValidationError
+from django.db import models, transaction
+from django.db.models import F
+
+from clusters import endpoint, signing, vault
+from clusters.health import Condition, Observation, folded, settled_latency_ms
+from clusters.models import (
+    Cluster,
+    ClusterSecret,
+    Deployment,
+    HealthCheck,
+    Revision,
+    Route,
+    RouterSettings,
+)
+
+logger = logging.getLogger(__name__)
+
+POLICIES = (
+    "marginal",
+    "hybrid",
+    "cost",
+    "latency",
+    "cluster_first",
+    "external_first",
+    "least_busy",
+)
+CAPABILITIES = ("chat", "completions", "embeddings", "tools", "vision", "json_schema", "reasoning")
+SINGLE_ROW_ID = 1
+MODEL_NAME_CHARACTERS_MAX = 200
+ROUTE_MODELS_MAX = 50
+SECRET_CHARACTERS_MAX = 64 * 1024
+SECRETS_LIVE_MAX = signing.SECRETS_MAX
+LABEL_CHARACTERS_MAX = 64
+DISCOVERED_MODELS_MAX = 200
+CONTEXT_WINDOW_ASSUMED = 8192
+ENDPOINT_CHARACTERS_MAX = 300
+REASON_CHARACTERS_MAX = 200
+
+# What the prober writes; saving a cluster never writes it back with what a form read a minute ago.
+_HEALTH_FIELDS = frozenset(
+    {
+        "health",
+        "health_reason",
+        "health_checked_at",
+        "failure_count",
+        "queue_depth",
+        "running_count",
+        "measured_tokens_per_s",
+        "latency_ms",
+    }
+)
+# A change of these makes what the prober knew worthless: it looks again at once.
+_PROBED_FIELDS = ("endpoint", "backend", "auth_type", "allow_private_network", "state")
+_ROUTED_FIELDS = ("health", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms")
+
+
+class InventoryError(ValueError):
+    """A change is refused; the message says what was wrong and what to do, `field` which field it is."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        """`field` is None where the whole record is meant."""
+        super().__init__(message)
+        self.field = field
+
+
+def check_record(*, record: models.Model) -> None:
+    """Raise `InventoryError` if the cluster, deployment, route or settings may not be saved as it is.
+
+    Puts a cluster's endpoint into the form in which it is kept.
+    """
+    check_values(record=record)
+    try:
+        record.full_clean(exclude={"endpoint"})
+    except ValidationError as error:
+        raise _as_inventory_error(error) from error
+
+
+def check_values(*, record: models.Model) -> None:
+    """As `check_record`, without what a ModelForm checks by itself (the fields' own limits, uniqueness)."""
+    check = _CHECKS.get(type(record))
+    if check is None:
+        raise InventoryError(f"a {type(record).__name__} is not saved as a record")
+    check(record)
+
+
+def save_record(*, record: models.Model) -> None:
+    """Check and save a Cluster, Deployment, Route or RouterSettings.
+
+    Of a cluster that exists already, what the prober saw is left as it is in the table.
+    """
+    with transaction.atomic():
+        check_record(record=record)
+        if isinstance(record, Cluster) and not record._state.adding:  # noqa: SLF001 -- Django's documented name
+            _save_changed_cluster(record)
+        else:
+            record.save()
+        _bump_revision()
+
+
+def delete_records(*, records: Iterable[models.Model]) -> None:
+    """Delete clusters (with their deployments, secrets and checks), deployments or routes."""
+    with transaction.atomic():
+        for record in list(records):
+            if not isinstance(record, Cluster | Deployment | Route | ClusterSecret):
+                raise InventoryError(f"a {type(record).__name__} cannot be deleted")
+            record.delete()
+        _bump_revision()
+
+
+def set_cluster_state(*, cluster_id: UUID, state: str) -> None:
+    """Activate, drain or disable a cluster; an activated one is probed at once."""
+    if state not in Cluster.State.values:
+        raise InventoryError(f"state {state!r} is unknown: use one of {', '.join(Cluster.State.values)}")
+    with transaction.atomic():
+        changes = {"health_checked_at": None} if state == Cluster.State.ACTIVE else {}
+        _one(Cluster.objects.filter(id=cluster_id).update(state=state, **changes), f"cluster {cluster_id}")
+        _bump_revision()
+
+
+def check_secret(*, purpose: str, plaintext: str) -> str:
+    """The secret as it is kept (without surrounding space); `InventoryError` says why it cannot be one."""
+    text = plaintext.strip()
+    if purpose not in ClusterSecret.Purpose.values:
+        raise InventoryError(
+            f"purpose {purpose!r} is unknown: use one of {', '.join(ClusterSecret.Purpose.values)}"
+        )
+    if not text or len(text) > SECRET_CHARACTERS_MAX:
+        raise InventoryError(
+            f"the {purpose} secret is empty or longer than {SECRET_CHARACTERS_MAX} characters"
+        )
+    if purpose == ClusterSecret.Purpose.BEARER and not (
+        text.isascii() and text.isprintable() and " " not in text
+    ):
+        raise InventoryError(
+            "the token has characters that no header may carry: copy it again, without spaces"
+        )
+    if purpose == ClusterSecret.Purpose.HMAC and not text.isprintable():
+        raise InventoryError("the HMAC secret has line breaks or control characters: copy it again")
+    if purpose not in {ClusterSecret.Purpose.BEARER, ClusterSecret.Purpose.HMAC}:
+        try:
+            signing.check_pem(purpose=purpose, plaintext=text)
+        except signing.SigningError as error:
+            raise InventoryError(f"{purpose}: {error}") from error
+    return text
+
+
+def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str = "") -> UUID:
+    """Seal a new secret, live beside the older ones of its purpose, and return its id.
+
+    The newest signs; the older ones are retired by hand once the cluster knows the new one.
+    """
+    text = check_secret(purpose=purpose, plaintext=plaintext)
+    if len(label) > LABEL_CHARACTERS_MAX or not label.isprintable():
+        raise InventoryError(f"the label must be one line of at most {LABEL_CHARACTERS_MAX} characters")
+    with transaction.atomic():
+        _forget_latest_probe(cluster_id)
+        live = ClusterSecret.objects.filter(cluster_id=cluster_id, purpose=purpose, is_active=True).count()
+        if live >= SECRETS_LIVE_MAX:
+            raise InventoryError(f"{live} {purpose} secrets are live already: retire one first")
+        secret_id = uuid4()
+        sealed = vault.encrypt(plaintext=text, record_id=secret_id)
+        ClusterSecret.objects.create(
+            id=secret_id,
+            cluster_id=cluster_id,
+            purpose=purpose,
+            label=label,
+            ciphertext=sealed.ciphertext,
+            encryption_key_id=sealed.key_id,
+        )
+        _bump_revision()
+    return secret_id
+
+
+def put_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str = "") -> bool:
+    """Store a secret unless this very one is live already; True if it was stored."""
+    text = check_secret(purpose=purpose, plaintext=plaintext)
+    with transaction.atomic():
+        live = ClusterSecret.objects.select_for_update().filter(
+            cluster_id=cluster_id, purpose=purpose, is_active=True
+        )
+        is_stored = any(
+            vault.is_same(
+                plaintext=text,
+                ciphertext=bytes(secret.ciphertext),
+                key_id=secret.encryption_key_id,
+                record_id=secret.id,
+            )
+            for secret in live
+        )
+        if not is_stored:
+            store_secret(cluster_id=cluster_id, purpose=purpose, plaintext=text, label=label)
+    return not is_stored
+
+
+def retire_secret(*, secret_id: UUID) -> None:
+    """End a secret for good: its row stays as a record, what was sealed in it is wiped."""
+    with transaction.atomic():
+        secret = ClusterSecret.objects.filter(id=secret_id).first()
+        if secret is None:
+            raise InventoryError(f"there is no secret {secret_id}: it may have been deleted meanwhile")
+        _forget_latest_probe(secret.cluster_id)
+        secret.is_active = False
+        secret.ciphertext = b""
+        secret.encryption_key_id = ""
+        secret.save(update_fields=["is_active", "ciphertext", "encryption_key_id"])
+        _bump_revision()
+
+
+def reseal_secrets() -> int:
+    """Seal all live secrets anew under the newest key, all or none; returns how many.
+
+    Raises `vault.VaultError` where one cannot be opened; nothing is changed then.
+    """
+    with transaction.atomic():
+        secrets = list(ClusterSecret.objects.select_for_update().filter(is_active=True))
+        for secret in secrets:
+            sealed = vault.reencrypt(
+                ciphertext=bytes(secret.ciphertext), key_id=secret.encryption_key_id, record_id=secret.id
+            )
+            secret.ciphertext = sealed.ciphertext
+            secret.encryption_key_id = sealed.key_id
+        ClusterSecret.objects.bulk_update(secrets, ["ciphertext", "encryption_key_id"], batch_size=100)
+        _bump_revision()
+    return len(secrets)
+
+
+def claim_probe(*, cluster_id: UUID, checked_at: datetime | None, now: datetime) -> bool:
+    """Whether this caller may probe: of several that saw the same `checked_at`, exactly one may."""
+    unclaimed = Cluster.objects.filter(id=cluster_id, health_checked_at=checked_at)
+    return unclaimed.update(health_checked_at=now) == 1
+
+
+def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) -> None:
+    """Add a health check and fold it into the cluster; a revision only where routing would see it.
+
+    A cluster deleted meanwhile is skipped.
+    """
+    with transaction.atomic():
+        # Two workers' probes of one cluster may end together: the row lock orders them.
+        cluster = Cluster.objects.select_for_update().filter(id=cluster_id).first()
+        if cluster is None:
+            return
+        routed_before = [getattr(cluster, name) for name in _ROUTED_FIELDS]
+        health_before = cluster.health
+        _fold_into(cluster=cluster, observation=observation, now=now)
+        cluster.save(update_fields=list(_HEALTH_FIELDS))
+        HealthCheck.objects.create(
+            cluster=cluster,
+            checked_at=now,
+            is_healthy=observation.is_healthy,
+            reason=observation.reason[:REASON_CHARACTERS_MAX],
+            duration_ms=observation.duration_ms,
+            queue_depth=observation.queue_depth,
+            running_count=observation.running_count,
+            tokens_per_s=observation.tokens_per_s,
+            ttft_ms=observation.ttft_ms,
+        )
+        if routed_before != [getattr(cluster, name) for name in _ROUTED_FIELDS]:
+            _bump_revision()
+    if cluster.health != health_before:
+        logger.warning(
+            "cluster_health_changed name=%s from=%s to=%s reason=%s",
+            cluster.name,
+            health_before,
+            cluster.health,
+            observation.reason,
+        )
+
+
+def add_deployments(
+    *, cluster_id: UUID, model_names: Sequence[str], context_windows: Mapping[str, int]
+) -> int:
+    """Add what a cluster was seen to serve, if it has no deployment yet; returns how many were added.
+
+    Names that are no model name are skipped and logged; at most `DISCOVERED_MODELS_MAX` are taken.
+    """
+    with transaction.atomic():
+        # Locked, so that two workers do not both find it empty.
+        cluster = Cluster.objects.select_for_update().filter(id=cluster_id).first()
+        if cluster is None or Deployment.objects.filter(cluster=cluster).exists():
+            return 0
+        names = [name for name in dict.fromkeys(model_names) if _name_problem(name) == ""]
+        if len(names) < len(model_names) or len(names) > DISCOVERED_MODELS_MAX:
+            logger.warning("discovered_models_skipped cluster=%s seen=%s", cluster.name, len(model_names))
+        deployments = [
+            Deployment(
+                cluster=cluster,
+                model=name,
+                context_window=max(1, context_windows.get(name, CONTEXT_WINDOW_ASSUMED)),
+            )
+            for name in names[:DISCOVERED_MODELS_MAX]
+        ]
+        Deployment.objects.bulk_create(deployments)
+        _bump_revision()
+    logger.info("deployments_discovered cluster=%s count=%s", cluster.name, len(deployments))
+    return len(deployments)
+
+
+def get_router_settings() -> RouterSettings:
+    """The one row, made with its defaults where there is none."""
+    settings = RouterSettings.objects.filter(id=SINGLE_ROW_ID).first()
+    if settings is not None:
+        return settings
+    with transaction.atomic():
+        # Two first callers may race for the row: both then read the one that won.
+        RouterSettings.objects.bulk_create([RouterSettings(id=SINGLE_ROW_ID)], ignore_conflicts=True)
+        _bump_revision()
+    return RouterSettings.objects.get(id=SINGLE_ROW_ID)
+
+
+def _check_cluster(cluster: Cluster) -> None:
+    cluster.endpoint = endpoint.normal_endpoint(cluster.endpoint)
+    if len(cluster.endpoint) > ENDPOINT_CHARACTERS_MAX:
+        raise InventoryError(
+            f"the endpoint is longer than {ENDPOINT_CHARACTERS_MAX} characters", field="endpoint"
+        )
+    try:
+        endpoint.check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
+    except endpoint.EndpointError as error:
+        raise InventoryError(str(error), field="endpoint") from error
+    if cluster.auth_type == Cluster.Auth.MTLS and not cluster.endpoint.startswith("https://"):
+        raise InventoryError("mutual TLS needs an endpoint that begins with https://", field="endpoint")
+    if cluster.default_model and (problem := _name_problem(cluster.default_model)):
+        raise InventoryError(f"default model: {problem}", field="default_model")
+
+
+def _check_deployment(deployment: Deployment) -> None:
+    if problem := _name_problem(deployment.model):
+        raise InventoryError(f"model: {problem}", field="model")
+    if deployment.upstream_name and (problem := _name_problem(deployment.upstream_name)):
+        raise InventoryError(f"upstream name: {problem}", field="upstream_name")
+    if not isinstance(deployment.capabilities, list):
+        raise InventoryError("capabilities must be a list", field="capabilities")
+    unknown = [repr(name) for name in deployment.capabilities if name not in CAPABILITIES]
+    if unknown:
+        raise InventoryError(
+            f"capabilities {', '.join(unknown)} are unknown: use {', '.join(CAPABILITIES)}",
+            field="capabilities",
+        )
+
+
+def _check_route(route: Route) -> None:
+    if problem := _name_problem(route.model):
+        raise InventoryError(f"model: {problem}", field="model")
+    if route.policy and route.policy not in POLICIES:
+        raise InventoryError(
+            f"policy {route.policy!r} is unknown: use one of {', '.join(POLICIES)}, or leave it empty",
+            field="policy",
+        )
+    if not route.candidates:
+        raise InventoryError("name at least one model that may answer", field="candidates")
+    _check_route_models(names=route.candidates, field="candidates")
+    _check_route_models(names=route.fallbacks, field="fallbacks")
+
+
+def _check_route_models(*, names: object, field: str) -> None:
+    if not isinstance(names, list) or len(names) > ROUTE_MODELS_MAX:
+        raise InventoryError(f"{field} must be a list of at most {ROUTE_MODELS_MAX} model names", field=field)
+    for name in names:
+        if not isinstance(name, str):
+            raise InventoryError(f"{field} must be model names, not {name!r}", field=field)
+        if problem := _name_problem(name):
+            raise InventoryError(f"{field}: {problem}", field=field)
+    if len(set(names)) < len(names):
+        raise InventoryError(f"{field} name a model twice: leave it once", field=field)
+
+
+def _check_settings(settings: RouterSettings) -> None:
+    if settings.id != SINGLE_ROW_ID:
+        raise InventoryError("there is one row of router settings: change that one")
+    if settings.policy not in POLICIES:
+        raise InventoryError(
+            f"policy {settings.policy!r} is unknown: use one of {', '.join(POLICIES)}", field="policy"
+        )
+    if settings.cluster_cost_threshold_nanousd < 0:
+        raise InventoryError(
+            "the cost threshold must not be negative", field="cluster_cost_threshold_nanousd"
+        )
+    if settings.server_port is not None and not 1 <= settings.server_port <= 65_535:
+        raise InventoryError("the port must be between 1 and 65535", field="server_port")
+
+
+_CHECKS: Mapping[type[models.Model], Callable[[Any], None]] = {
+    Cluster: _check_cluster,
+    Deployment: _check_deployment,
+    Route: _check_route,
+    RouterSettings: _check_settings,
+}
+
+
+def _name_problem(name: str) -> str:
+    if not name:
+        return "a model name must not be empty"
+    if len(name) > MODEL_NAME_CHARACTERS_MAX:
+        return f"a model name has at most {MODEL_NAME_CHARACTERS_MAX} characters"
+    if not name.isprintable() or name != name.strip() or "," in name:
+        return f"{name!r} is no model name: no commas, line breaks or spaces around it"
+    return ""
+
+
+def _as_inventory_error(error: ValidationError) -> InventoryError:
+    for field, messages in error.message_dict.items():
+        is_whole = field == "__all__"
+        text = messages[0] if is_whole else f"{field}: {messages[0]}"
+        return InventoryError(text, field=None if is_whole else field)
+    return InventoryError("; ".join(error.messages))
+
+
+def _save_changed_cluster(cluster: Cluster) -> None:
+    before = Cluster.objects.filter(pk=cluster.pk).values(*_PROBED_FIELDS).first()
+    if before is None:
+        raise InventoryError(f"cluster {cluster.name} was deleted meanwhile: add it anew")
+    names = {field.name for field in cluster._meta.concrete_fields if not field.primary_key}
+    cluster.save(update_fields=sorted(names - _HEALTH_FIELDS))
+    if any(before[name] != getattr(cluster, name) for name in _PROBED_FIELDS):
+        _forget_latest_probe(cluster.pk)
+
+
+def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> None:
+    condition = folded(
+        condition=Condition(health=cluster.health, failure_count=cluster.failure_count),
+        observation=observation,
+    )
+    cluster.health = condition.health
+    cluster.failure_count = condition.failure_count
+    cluster.health_reason = observation.reason[:REASON_CHARACTERS_MAX]
+    cluster.health_checked_at = now
+    cluster.queue_depth = observation.queue_depth
+    cluster.running_count = observation.running_count
+    if observation.tokens_per_s is not None:
+        cluster.measured_tokens_per_s = observation.tokens_per_s
+    cluster.latency_ms = settled_latency_ms(before_ms=cluster.latency_ms, observation=observation)
+
+
+def _forget_latest_probe(cluster_id: UUID) -> None:
+    _one(
+        Cluster.objects.filter(id=cluster_id).update(health_checked_at=None, failure_count=0),
+        f"cluster {cluster_id}",
+    )
+
+
+def _one(changed_count: int, what: str) -> None:
+    if changed_count != 1:
+        raise InventoryError(f"there is no {what}: it may have been deleted meanwhile")
+
+
+def _bump_revision() -> None:
+    if Revision.objects.filter(id=SINGLE_ROW_ID).update(number=F("number") + 1) == 0:
+        # Two first writers may race for the row: whoever comes second finds it and adds.
+        Revision.objects.bulk_create([Revision(id=SINGLE_ROW_ID)], ignore_conflicts=True)
+        Revision.objects.filter(id=SINGLE_ROW_ID).update(number=F("number") + 1)

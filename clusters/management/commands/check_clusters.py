@@ -1,0 +1,90 @@
+"""Probes all clusters by their free endpoints and says which are healthy, and what to fix."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from clusters.report import ClusterReport, report_clusters
+
+HEADERS = ("NAME", "STATE", "HEALTHY", "QUEUE", "TOK/S", "$/HOUR", "$/1K", "MODELS", "REASON")
+MODELS_SHOWN_MAX = 3
+NANOUSD_PER_USD = 1_000_000_000
+
+
+class Command(BaseCommand):
+    """Exits 1 where no cluster is healthy."""
+
+    help = "Probe all clusters by their free endpoints and show which are healthy, and what to fix."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """`--no-probe` shows what the prober saw last."""
+        parser.add_argument("--json", action="store_true", help="one list, for scripts")
+        parser.add_argument(
+            "--probe", action="store_true", default=True, help="ask the clusters now (the default)"
+        )
+        parser.add_argument(
+            "--no-probe", action="store_false", dest="probe", help="show what was seen last, ask nobody"
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Translate in, one call, translate out."""
+        reports = report_clusters(now=timezone.now(), is_probing=options["probe"])
+        if options["json"]:
+            self.stdout.write(json.dumps([_as_json(report) for report in reports]))
+        else:
+            self._print_table(reports)
+        if not any(report.is_healthy for report in reports):
+            raise CommandError(
+                "no cluster is healthy" if reports else "there is no cluster yet: add one in Admin > Clusters"
+            )
+
+    def _print_table(self, reports: list[ClusterReport]) -> None:
+        rows = [HEADERS, *(_as_row(report) for report in reports)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self.stdout.write("  ".join(cells).rstrip())
+        advice = [f"{report.name}: {text}" for report in reports for text in report.advice]
+        if advice:
+            self.stdout.write("\nTo fix:")
+            self.stdout.writelines(f"  - {line}" for line in advice)
+
+
+def _as_json(report: ClusterReport) -> dict[str, Any]:
+    usd_per_1k = report.nanousd_per_1k
+    return {
+        "name": report.name,
+        "healthy": report.is_healthy,
+        "reason": report.reason,
+        "queue": report.queue_depth,
+        "tokens_per_s": report.tokens_per_s,
+        "usd_per_1k": None if usd_per_1k is None else float(_usd(usd_per_1k)),
+    }
+
+
+def _as_row(report: ClusterReport) -> tuple[str, ...]:
+    more = len(report.models) - MODELS_SHOWN_MAX
+    models = ", ".join(report.models[:MODELS_SHOWN_MAX]) + (f" (+{more})" if more > 0 else "")
+    per_1k = report.nanousd_per_1k
+    return (
+        report.name,
+        report.state,
+        "yes" if report.is_healthy else "NO",
+        _known(report.queue_depth),
+        _known(report.tokens_per_s),
+        f"{_usd(report.cost_per_hour_nanousd):.4f}" if report.cost_per_hour_nanousd else "-",
+        "-" if per_1k is None else f"{_usd(per_1k):.6f}",
+        models or "-",
+        report.reason or "-",
+    )
+
+
+def _known(value: int | None) -> str:
+    return "?" if value is None else str(value)
+
+
+def _usd(nanousd: int) -> Decimal:
+    return Decimal(nanousd) / NANOUSD_PER_USD

@@ -1,0 +1,83 @@
+"""Opens a client to one cluster: resolves its name, checks the address, connects to that address alone."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import httpx
+
+from clusters.endpoint import EndpointError, check_address, check_endpoint
+from clusters.probes.exchange import ProbeError, ProbeTarget
+from clusters.signing import ssl_context
+
+CONNECT_TIMEOUT_S = 2
+READ_TIMEOUT_S = 5
+
+
+@asynccontextmanager
+async def open_client(*, cluster: ProbeTarget) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that connects to nothing but the checked address of the cluster's endpoint.
+
+    Raises `ProbeError` where the name does not resolve or resolves to what is never connected to.
+    """
+    transport = await _pinned_transport(cluster)
+    timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    # Neither redirects nor the environment's proxies: what was checked is what is asked.
+    async with httpx.AsyncClient(
+        transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
+    ) as client:
+        yield client
+
+
+class PinnedTransport(httpx.AsyncBaseTransport):
+    """Sends each request to one address; Host, and the name that TLS verifies, stay the URL's."""
+
+    def __init__(self, *, address: str, inner: httpx.AsyncBaseTransport) -> None:
+        """`address` is an IP address that was checked."""
+        self._address = address
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Swap the host for the address; the Host header was set from the URL already."""
+        name = request.url.host
+        pinned = httpx.Request(
+            request.method,
+            request.url.copy_with(host=self._address),
+            headers=request.headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": name},
+        )
+        return await self._inner.handle_async_request(pinned)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._inner.aclose()
+
+
+async def _pinned_transport(cluster: ProbeTarget) -> PinnedTransport:
+    try:
+        check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
+        address = await _address(cluster)
+        verify = ssl_context(tls=cluster.tls) if cluster.endpoint.startswith("https://") else False
+    except (EndpointError, ValueError) as error:
+        raise ProbeError(str(error), is_conclusive=True) from error
+    return PinnedTransport(address=address, inner=httpx.AsyncHTTPTransport(verify=verify, trust_env=False))
+
+
+async def _address(cluster: ProbeTarget) -> str:
+    """IPv4 first, as most servers listen there; all the name's addresses must be allowed."""
+    parts = urlsplit(cluster.endpoint)
+    host = parts.hostname or ""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, parts.port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise ProbeError(f"the name {host} was not resolved in time") from error
+    except OSError as error:
+        raise ProbeError(f"the name {host} does not resolve: check it, or the resolver") from error
+    addresses = [str(info[4][0]) for info in sorted(found, key=lambda info: info[0] != socket.AF_INET)]
+    for address in addresses:
+        check_address(address=address, allow_private=cluster.allow_private_network)
+    return addresses[0]

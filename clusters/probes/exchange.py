@@ -1,0 +1,133 @@
+"""One signed GET to a cluster, with bounds on time and size, and the reasons why it fails."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from clusters.signing import Signer, TlsIdentity
+
+BODY_BYTES_MAX = 4 * 1024 * 1024
+ANTHROPIC_VERSION = "2023-06-01"
+
+
+class ProbeTarget(Protocol):
+    """What a probe needs to know of a cluster; `clusters.snapshots.ClusterView` is one."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def auth_type(self) -> str: ...
+    @property
+    def allow_private_network(self) -> bool: ...
+    @property
+    def signer(self) -> Signer: ...
+    @property
+    def tls(self) -> TlsIdentity | None: ...
+    @property
+    def secret_problem(self) -> str: ...
+    @property
+    def deployments(self) -> Sequence[object]: ...
+
+
+class ProbeError(Exception):
+    """The cluster is not healthy, and why; `is_conclusive` where no second look is needed."""
+
+    def __init__(self, reason: str, *, is_conclusive: bool = False) -> None:
+        """`reason` is shown to operators."""
+        super().__init__(reason)
+        self.reason = reason
+        self.is_conclusive = is_conclusive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer, whole; `duration_ms` until its last byte."""
+
+    status: int
+    body: bytes
+    duration_ms: int
+
+
+class Exchange:
+    """The requests of one probe: each signed, each with a nonce of its own."""
+
+    def __init__(self, *, cluster: ProbeTarget, client: httpx.AsyncClient, now_s: int, nonce: str) -> None:
+        """`nonce` is unlike any other probe's."""
+        self._cluster = cluster
+        self._client = client
+        self._now_s = now_s
+        self._nonce = nonce
+        self._request_count = 0
+
+    async def get(self, path: str) -> Reply:
+        """The reply, whatever its status but 401 and 403; `ProbeError` where there is none."""
+        url = httpx.URL(f"{self._cluster.endpoint}{path}")
+        started = time.monotonic()
+        try:
+            async with self._client.stream("GET", url, headers=self._headers(url)) as response:
+                body = await _bounded_body(response)
+        except httpx.HTTPError as error:
+            raise _as_probe_error(error) from error
+        if response.status_code in {401, 403}:
+            raise ProbeError(
+                f"credential refused (HTTP {response.status_code} from {path}): store the right secret",
+                is_conclusive=True,
+            )
+        return Reply(
+            status=response.status_code,
+            body=body,
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    def _headers(self, url: httpx.URL) -> list[tuple[str, str]]:
+        self._request_count += 1
+        signed = self._cluster.signer.headers(
+            method="GET",
+            authority=url.netloc.decode(),
+            path=url.raw_path.decode().partition("?")[0],
+            query=url.query.decode(),
+            body=b"",
+            now_s=self._now_s,
+            nonce=f"{self._nonce}.{self._request_count}",
+        )
+        own = [("accept-encoding", "identity"), ("user-agent", "tollgate-probe")]
+        if self._cluster.backend == "claude":
+            own.append(("anthropic-version", ANTHROPIC_VERSION))
+        return [*own, *signed]
+
+
+async def _bounded_body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise ProbeError(f"answers more than {BODY_BYTES_MAX} bytes to a health request")
+    return bytes(body)
+
+
+def _as_probe_error(error: httpx.HTTPError) -> ProbeError:
+    """The cause decides: 'refused' needs no second look, the rest may be a hiccup."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(texts) < 5:
+        texts.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(texts).lower()
+    if isinstance(error, httpx.ConnectTimeout):
+        return ProbeError("no connection within the time-out: check address, port and firewall")
+    if isinstance(error, httpx.TimeoutException):
+        return ProbeError("connected, but no answer within the time-out")
+    if "certificate" in text or "ssl" in text:
+        return ProbeError(f"TLS failed: {error}")
+    if isinstance(error, httpx.ConnectError):
+        if "refused" in text:
+            return ProbeError("connection refused: is the server running there?", is_conclusive=True)
+        return ProbeError(f"no connection: {error}")
+    return ProbeError(f"the connection broke: {type(error).__name__}")

@@ -1,0 +1,120 @@
+"""Says of each cluster how it is, what its tokens cost at the speed it has, and what to fix."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from clusters.health import Observation
+from clusters.models import Cluster
+from clusters.monitor import probe_clusters
+from clusters.snapshots import ClusterView, load_inventory
+from routing.cost import seed_rate_microusd_per_mtok
+
+CERTIFICATE_WARNING_DAYS = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterReport:
+    """One cluster; `nanousd_per_1k` is the seed's formula, None where speed or hourly price is unknown."""
+
+    name: str
+    state: str
+    is_healthy: bool
+    reason: str
+    models: tuple[str, ...]
+    queue_depth: int | None
+    tokens_per_s: int | None
+    cost_per_hour_nanousd: int
+    nanousd_per_1k: int | None
+    advice: tuple[str, ...]
+
+
+def report_clusters(*, now: datetime, is_probing: bool) -> list[ClusterReport]:
+    """All clusters by name; with `is_probing` each that is not disabled is asked first."""
+    observations: dict[str, Observation] = {}
+    if is_probing:
+        cluster_ids = [
+            UUID(view.id) for view in load_inventory().clusters if view.state != Cluster.State.DISABLED
+        ]
+        results = probe_clusters(cluster_ids=cluster_ids, now=now)
+        observations = {str(result.cluster_id): result.observation for result in results}
+    snapshot = load_inventory()
+    return [
+        _report(
+            view,
+            observation=observations.get(view.id),
+            overhead_permille=snapshot.settings.overhead_permille,
+            now=now,
+        )
+        for view in snapshot.clusters
+    ]
+
+
+def nanousd_per_1k_tokens(
+    *, cost_per_hour_nanousd: int, tokens_per_s: int | None, overhead_permille: int
+) -> int | None:
+    """The seed's formula, cost per hour / (tokens/s x 3600) x overhead x 1000; None: not known."""
+    if not cost_per_hour_nanousd or not tokens_per_s:
+        return None
+    # Pico-USD per token is nano-USD per 1,000 tokens.
+    return seed_rate_microusd_per_mtok(
+        cost_per_hour_nanousd=cost_per_hour_nanousd,
+        tokens_per_s=tokens_per_s,
+        overhead_permille=overhead_permille,
+    )
+
+
+def certificate_problem(*, view: ClusterView, now: datetime) -> str:
+    """Why the client certificate needs attention; empty if it does not."""
+    if view.tls is None or view.tls.expires_at is None:
+        return ""
+    if view.tls.expires_at <= now:
+        return f"the client certificate expired on {view.tls.expires_at:%Y-%m-%d}: store a new one"
+    if view.tls.expires_at - now <= timedelta(days=CERTIFICATE_WARNING_DAYS):
+        return f"the client certificate expires on {view.tls.expires_at:%Y-%m-%d}: store the next one"
+    return ""
+
+
+def _report(
+    view: ClusterView, *, observation: Observation | None, overhead_permille: int, now: datetime
+) -> ClusterReport:
+    is_healthy = view.health == Cluster.Health.HEALTHY if observation is None else observation.is_healthy
+    is_used = view.state != Cluster.State.DISABLED
+    reason = view.health_reason if observation is None else observation.reason
+    if observation is None and not reason and view.health == Cluster.Health.UNKNOWN:
+        reason = "not probed yet"
+    tokens_per_s = view.measured_tokens_per_s or view.rated_tokens_per_s
+    return ClusterReport(
+        name=view.name,
+        state=view.state,
+        is_healthy=is_healthy and is_used and not view.secret_problem,
+        reason=view.secret_problem or reason,
+        models=tuple(deployment.model for deployment in view.deployments),
+        queue_depth=view.queue_depth,
+        tokens_per_s=tokens_per_s,
+        cost_per_hour_nanousd=view.cost_per_hour_nanousd,
+        nanousd_per_1k=nanousd_per_1k_tokens(
+            cost_per_hour_nanousd=view.cost_per_hour_nanousd,
+            tokens_per_s=tokens_per_s,
+            overhead_permille=overhead_permille,
+        ),
+        advice=_advice(view, is_healthy=is_healthy, reason=reason, now=now) if is_used else (),
+    )
+
+
+def _advice(view: ClusterView, *, is_healthy: bool, reason: str, now: datetime) -> tuple[str, ...]:
+    lines = []
+    if view.secret_problem:
+        lines.append(view.secret_problem)
+    elif not is_healthy:
+        lines.append(f"{reason} ({view.endpoint}, backend {view.backend})")
+    if not view.deployments:
+        lines.append("it serves no model: add a deployment, or a default model for a provider")
+    is_owned = view.kind == Cluster.Kind.OWN
+    if is_owned and not view.measured_tokens_per_s and not view.rated_tokens_per_s:
+        lines.append("its speed is unknown: enter the rated tokens/s, so that its tokens get a cost")
+    if is_owned and not view.cost_per_hour_nanousd:
+        lines.append("it has no cost per hour: its tokens count as free")
+    if problem := certificate_problem(view=view, now=now):
+        lines.append(problem)
+    return tuple(lines)

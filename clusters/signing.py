@@ -1,0 +1,373 @@
+"""Signs requests to clusters (RFC 9421, bearer token, TLS identity) and verifies such signatures."""
+
+import base64
+import hashlib
+import hmac
+import re
+import ssl
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+import certifi
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+SKEW_S = 60
+NONCES_MAX = 100_000
+SECRETS_MAX = 8
+AUTHORIZATION = "authorization"
+BASE_LINE_BREAKS = 5
+COMPONENTS = '("@method" "@authority" "@path" "@query" "content-digest")'
+_KEY_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_SIGNATURE_PARAMETERS = re.compile(
+    re.escape(COMPONENTS) + r';created=([0-9]{1,12});nonce="([A-Za-z0-9._:-]{8,128})"'
+    r';keyid="([A-Za-z0-9._:-]{1,64})";alg="hmac-sha256"'
+)
+
+
+class SigningError(ValueError):
+    """The secrets do not make a signer, or the request cannot be signed; no secret is in the message."""
+
+
+class Signer(Protocol):
+    """Makes the headers that prove to a cluster who asks."""
+
+    def headers(
+        self, *, method: str, authority: str, path: str, query: str, body: bytes, now_s: int, nonce: str
+    ) -> list[tuple[str, str]]:
+        """The headers to add. `authority` as in Host; `path` as sent, encoded; `query` without its `?`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoneSigner:
+    """Adds nothing: the cluster asks for nothing, or TLS says who we are."""
+
+    def headers(
+        self, *, method: str, authority: str, path: str, query: str, body: bytes, now_s: int, nonce: str
+    ) -> list[tuple[str, str]]:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class BearerSigner:
+    """Sends a token; `header` is where it goes, for providers that have a header of their own."""
+
+    token: str = field(repr=False)
+    header: str = AUTHORIZATION
+
+    def headers(
+        self, *, method: str, authority: str, path: str, query: str, body: bytes, now_s: int, nonce: str
+    ) -> list[tuple[str, str]]:
+        if self.header == AUTHORIZATION:
+            return [(AUTHORIZATION, f"Bearer {self.token}")]
+        return [(self.header, self.token)]
+
+
+class Rfc9421Signer:
+    """Signs by RFC 9421 with HMAC-SHA256 under the first secret, and by the simple scheme beside it.
+
+    The simple scheme is X-Signature = hex HMAC-SHA256 of timestamp, method, path and body, each on its
+    own line; it does not cover the query, so a verifier that can should check the RFC 9421 signature.
+    """
+
+    __slots__ = ("_key_ids", "_keyed")
+
+    def __init__(self, *, secrets: Sequence[tuple[str, str]]) -> None:
+        """`secrets` are (key id, secret), the one to sign with first."""
+        if not secrets or not all(secret for _, secret in secrets):
+            raise SigningError("an HMAC signer needs a secret that is not empty")
+        if not all(_KEY_ID.fullmatch(key_id) for key_id, _ in secrets):
+            raise SigningError("a key id is made of letters, digits and '.', '_', ':', '-', at most 64")
+        self._key_ids = tuple(key_id for key_id, _ in secrets)
+        # The key schedule is done once; each request copies it.
+        self._keyed = hmac.new(secrets[0][1].encode(), digestmod=hashlib.sha256)
+
+    def __repr__(self) -> str:
+        return f"Rfc9421Signer(key_ids={self._key_ids!r})"
+
+    def headers(
+        self, *, method: str, authority: str, path: str, query: str, body: bytes, now_s: int, nonce: str
+    ) -> list[tuple[str, str]]:
+        digest = _content_digest(body)
+        parameters = (
+            f'{COMPONENTS};created={now_s};nonce="{nonce}";keyid="{self._key_ids[0]}";alg="hmac-sha256"'
+        )
+        base = _signature_base(
+            method=method, authority=authority, path=path, query=query, digest=digest, parameters=parameters
+        )
+        if base.count("\n") != BASE_LINE_BREAKS:
+            raise SigningError("a request with a line break in its method, authority, path or query")
+        signature = self._keyed.copy()
+        signature.update(base.encode())
+        simple = self._keyed.copy()
+        simple.update(f"{now_s}\n{method}\n{path}\n".encode() + body)
+        return [
+            ("content-digest", digest),
+            ("signature-input", f"sig1={parameters}"),
+            ("signature", f"sig1=:{base64.b64encode(signature.digest()).decode()}:"),
+            ("x-timestamp", str(now_s)),
+            ("x-signature", simple.hexdigest()),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsIdentity:
+    """What TLS to a cluster needs besides the public roots: our certificate with its key, its authority."""
+
+    client_pem: bytes | None = field(default=None, repr=False)
+    ca_pem: bytes | None = field(default=None, repr=False)
+    expires_at: datetime | None = None  # the client certificate's
+
+
+def build_signer(
+    *, auth_type: str, secrets: Sequence[tuple[str, str, str]], token_header: str = AUTHORIZATION
+) -> Signer:
+    """The signer of a cluster; `secrets` are (purpose, label or id, plaintext), newest first.
+
+    Raises `SigningError` where the secret that the kind of authentication needs is not among them.
+    """
+    if auth_type not in SIGNERS:
+        raise SigningError(f"authentication {auth_type!r} is unknown: use one of {', '.join(SIGNERS)}")
+    return SIGNERS[auth_type](secrets, token_header)
+
+
+def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]]) -> TlsIdentity | None:
+    """The TLS identity of a cluster, `None` where the public roots suffice; `secrets` newest first.
+
+    All live authorities are trusted; the newest certificate that has its key among the secrets is used.
+    """
+    authorities = [text for purpose, _, text in secrets if purpose == "ca"]
+    ca_pem = "\n".join(authorities).encode() if authorities else None
+    if auth_type != "mtls":
+        return TlsIdentity(ca_pem=ca_pem) if ca_pem else None
+    keys = [text for purpose, _, text in secrets if purpose == "client_key"]
+    for certificate in (text for purpose, _, text in secrets if purpose == "client_certificate"):
+        for key in keys:
+            if _public_key_of_certificate(certificate) == _public_key_of_key(key):
+                return TlsIdentity(
+                    client_pem=f"{certificate.strip()}\n{key.strip()}\n".encode(),
+                    ca_pem=ca_pem,
+                    expires_at=x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc,
+                )
+    raise SigningError(
+        "no live client certificate has its key stored beside it; store both in Admin > Clusters"
+    )
+
+
+def check_pem(*, purpose: str, plaintext: str) -> None:
+    """Raise `SigningError` unless the text is what a secret of this purpose must be."""
+    try:
+        if purpose == "client_key":
+            load_pem_private_key(plaintext.encode(), password=None)
+        else:
+            x509.load_pem_x509_certificates(plaintext.encode())
+    except (ValueError, TypeError) as error:
+        kind = "an unencrypted private key" if purpose == "client_key" else "a certificate"
+        # The cause may quote the input: it is not chained.
+        raise SigningError(f"this is not {kind} in PEM form ({type(error).__name__})") from None
+
+
+def ssl_context(*, tls: TlsIdentity | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer to a cluster; with an authority of its own, that one alone is trusted.
+
+    `load_cert_chain` takes paths only: the key passes through a file that only we can read, which is
+    gone when this returns.
+    """
+    if tls is None or tls.ca_pem is None:
+        context = ssl.create_default_context(cafile=certifi.where())
+    else:
+        context = ssl.create_default_context(cadata=tls.ca_pem.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if tls is not None and tls.client_pem is not None:
+        with tempfile.NamedTemporaryFile(prefix="tollgate-") as file:  # made with mode 0600
+            file.write(tls.client_pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context
+
+
+class Verifier:
+    """The cluster's side: says whether a request was signed by one of the live secrets, once, just now."""
+
+    def __init__(self, *, secrets: Sequence[str], skew_s: int = SKEW_S, nonces_max: int = NONCES_MAX) -> None:
+        """Keep at most `nonces_max` nonces, for twice the skew; when full, refuse rather than forget."""
+        if not 1 <= len(secrets) <= SECRETS_MAX or not all(secrets):
+            raise SigningError(f"a verifier needs 1 to {SECRETS_MAX} secrets, none empty")
+        self._keyed = tuple(hmac.new(secret.encode(), digestmod=hashlib.sha256) for secret in secrets)
+        self._skew_s = skew_s
+        self._nonces_max = nonces_max
+        self._nonces: set[str] = set()
+        self._seen: deque[tuple[int, str]] = deque()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Verifier(secrets={len(self._keyed)})"
+
+    def verify(
+        self,
+        *,
+        method: str,
+        authority: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        now_s: int,
+    ) -> str | None:
+        """Why the request is refused; `None` if it is genuine. Header names are read in lower case.
+
+        The RFC 9421 signature is required; the simple one is checked too where it is sent.
+        """
+        lower_headers = {name.lower(): value for name, value in headers.items()}
+        signature_input = lower_headers.get("signature-input", "")
+        match = _SIGNATURE_PARAMETERS.fullmatch(signature_input.removeprefix("sig1="))
+        if match is None or not signature_input.startswith("sig1="):
+            return "signature-input is missing or not of the expected form"
+        created_s, nonce = int(match[1]), match[2]
+        if abs(now_s - created_s) > self._skew_s:
+            return "created is too far from now"
+        digest = _content_digest(body)
+        base = _signature_base(
+            method=method, authority=authority, path=path, query=query, digest=digest, parameters=match[0]
+        )
+        simple = f"{created_s}\n{method}\n{path}\n".encode(errors="surrogatepass") + body
+        return (
+            self._signature_problem(base=base, digest=digest, headers=lower_headers)
+            or self._simple_problem(message=simple, created_s=created_s, headers=lower_headers)
+            or self._replay_problem(nonce=nonce, now_s=now_s)
+        )
+
+    def _signature_problem(self, *, base: str, digest: str, headers: Mapping[str, str]) -> str | None:
+        if base.count("\n") != BASE_LINE_BREAKS:
+            return "a line break in method, authority, path or query"
+        if not _is_same(digest, headers.get("content-digest", "")):
+            return "content-digest does not match the body"
+        macs = self._macs(base.encode(errors="surrogatepass"))
+        expected = [f"sig1=:{base64.b64encode(mac).decode()}:" for mac in macs]
+        return None if _is_any(expected, headers.get("signature", "")) else "signature does not match"
+
+    def _simple_problem(self, *, message: bytes, created_s: int, headers: Mapping[str, str]) -> str | None:
+        if "x-signature" not in headers and "x-timestamp" not in headers:
+            return None
+        if not _is_same(str(created_s), headers.get("x-timestamp", "")):
+            return "x-timestamp does not match"
+        expected = [mac.hex() for mac in self._macs(message)]
+        return None if _is_any(expected, headers.get("x-signature", "")) else "x-signature does not match"
+
+    def _macs(self, message: bytes) -> list[bytes]:
+        """One for each live secret."""
+        macs = []
+        for keyed in self._keyed:
+            copy = keyed.copy()
+            copy.update(message)
+            macs.append(copy.digest())
+        return macs
+
+    def _replay_problem(self, *, nonce: str, now_s: int) -> str | None:
+        # Two threads with one nonce race here; the lock lets one of them in.
+        with self._lock:
+            while self._seen and self._seen[0][0] < now_s - 2 * self._skew_s:
+                self._nonces.discard(self._seen.popleft()[1])
+            if nonce in self._nonces:
+                return "nonce was used before"
+            if len(self._nonces) >= self._nonces_max:
+                return "too many requests within the replay window"
+            self._nonces.add(nonce)
+            self._seen.append((now_s, nonce))
+        return None
+
+
+def make_verifier(*, secret: str) -> Callable[[str, str, dict[str, str], bytes], str | None]:
+    """A function of (method, path and query, headers, body) that says why a request is refused.
+
+    An edge: it reads the clock itself, for servers on the cluster's side.
+    """
+    verifier = Verifier(secrets=[secret])
+
+    def verify(method: str, path_and_query: str, headers: dict[str, str], body: bytes) -> str | None:
+        path, _, query = path_and_query.partition("?")
+        lower_headers = {name.lower(): value for name, value in headers.items()}
+        return verifier.verify(
+            method=method,
+            authority=lower_headers.get("host", ""),
+            path=path,
+            query=query,
+            headers=lower_headers,
+            body=body,
+            now_s=int(time.time()),  # noqa: TID251 -- the cluster's side has no caller with a clock
+        )
+
+    return verify
+
+
+def _signature_base(
+    *, method: str, authority: str, path: str, query: str, digest: str, parameters: str
+) -> str:
+    """RFC 9421, section 2.5."""
+    return (
+        f'"@method": {method}\n"@authority": {authority.lower()}\n'
+        f'"@path": {path or "/"}\n"@query": ?{query}\n'
+        f'"content-digest": {digest}\n"@signature-params": {parameters}'
+    )
+
+
+def _content_digest(body: bytes) -> str:
+    """RFC 9530."""
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+
+
+def _is_same(expected: str, given: str) -> bool:
+    """Compared as text, in constant time: another spelling of the same bytes is not the same."""
+    return hmac.compare_digest(expected.encode(), given.encode(errors="surrogatepass"))
+
+
+def _is_any(expected: Sequence[str], given: str) -> bool:
+    """All are compared, whichever matches: the time taken says nothing."""
+    return sum(_is_same(one, given) for one in expected) > 0
+
+
+def _public_key_of_certificate(pem: str) -> bytes:
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _public_key_of_key(pem: str) -> bytes:
+    key = load_pem_private_key(pem.encode(), password=None, unsafe_skip_rsa_key_validation=True)
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _none(_secrets: Sequence[tuple[str, str, str]], _token_header: str) -> Signer:
+    return NoneSigner()
+
+
+def _bearer(secrets: Sequence[tuple[str, str, str]], token_header: str) -> Signer:
+    for purpose, _, text in secrets:
+        if purpose == "bearer":
+            return BearerSigner(text, token_header)
+    raise SigningError("no live bearer token is stored: add one in Admin > Clusters")
+
+
+def _hmac(secrets: Sequence[tuple[str, str, str]], _token_header: str) -> Signer:
+    keys = [(label, text) for purpose, label, text in secrets if purpose == "hmac"]
+    if not keys:
+        raise SigningError("no live HMAC secret is stored: add one in Admin > Clusters")
+    # A label that is no key id (spaces, accents) is replaced by its hash.
+    named = [
+        (label if _KEY_ID.fullmatch(label) else hashlib.sha256(label.encode()).hexdigest()[:16], text)
+        for label, text in keys
+    ]
+    return Rfc9421Signer(secrets=named)
+
+
+SIGNERS: Mapping[str, Callable[[Sequence[tuple[str, str, str]], str], Signer]] = {
+    "none": _none,
+    "bearer": _bearer,
+    "hmac": _hmac,
+    "mtls": _none,
+}

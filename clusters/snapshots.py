@@ -1,0 +1,241 @@
+"""Freezes the inventory into values that gateways route by: the read side, a handful of queries."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from clusters.models import Cluster, ClusterSecret, Deployment, Revision, Route, RouterSettings
+from clusters.signing import NoneSigner, Signer, SigningError, TlsIdentity, build_signer, build_tls_identity
+from clusters.vault import VaultError, decrypt
+
+# Providers that take their API key in a header of their own instead of Authorization.
+TOKEN_HEADERS = {Cluster.Backend.CLAUDE.value: "x-api-key", Cluster.Backend.GEMINI.value: "x-goog-api-key"}
+SINGLE_ROW_ID = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentView:
+    """A model on a cluster; `upstream_name` is never empty."""
+
+    id: str
+    model: str
+    upstream_name: str
+    context_window: int
+    output_tokens_max: int | None
+    capabilities: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterView:
+    """A cluster with what was last seen of it and what reaches it; `None` means unknown, never zero.
+
+    `secret_problem` says why its secrets cannot be used: such a cluster is shown, never routed to.
+    """
+
+    id: str
+    name: str
+    kind: str
+    provider: str
+    region: str
+    endpoint: str
+    backend: str
+    auth_type: str
+    billing: str
+    state: str
+    cost_per_hour_nanousd: int
+    rated_tokens_per_s: int | None
+    in_flight_max: int
+    default_model: str
+    rpm_max: int | None
+    tpm_max: int | None
+    burst_percent: int
+    health: str
+    health_reason: str
+    health_checked_at: datetime | None
+    queue_depth: int | None
+    running_count: int | None
+    measured_tokens_per_s: int | None
+    latency_ms: int | None
+    allow_private_network: bool
+    signer: Signer
+    tls: TlsIdentity | None
+    secret_problem: str
+    deployments: tuple[DeploymentView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteView:
+    """A public model name, the models that may answer it, and those tried when none of them can."""
+
+    model: str
+    candidates: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+    policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettingsView:
+    """The installation's routing and server settings."""
+
+    policy: str
+    stickiness_window_s: int
+    health_check_interval_s: int
+    latency_ms_max: int
+    queue_depth_max: int
+    overhead_permille: int
+    cluster_cost_threshold_nanousd: int
+    is_external_fallback_enabled: bool
+    server_port: int | None
+    read_timeout_s: int
+    write_timeout_s: int
+    idle_timeout_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventorySnapshot:
+    """The whole inventory as of a revision, or a little newer: never older."""
+
+    revision: int
+    clusters: tuple[ClusterView, ...]
+    routes: tuple[RouteView, ...]
+    settings: RouterSettingsView
+
+
+def get_revision() -> int:
+    """How many changes the inventory has seen; one query."""
+    return Revision.objects.filter(id=SINGLE_ROW_ID).values_list("number", flat=True).first() or 0
+
+
+def load_inventory() -> InventorySnapshot:
+    """The inventory now: six queries, however much it holds.
+
+    The revision is read before the rows: a change in between shows as a newer revision at the next look.
+    """
+    revision = get_revision()
+    clusters = load_clusters()
+    routes = Route.objects.filter(is_enabled=True).order_by("model")
+    settings = RouterSettings.objects.filter(id=SINGLE_ROW_ID).first() or RouterSettings()
+    return InventorySnapshot(
+        revision=revision,
+        clusters=clusters,
+        routes=tuple(_route_view(route) for route in routes),
+        settings=_settings_view(settings),
+    )
+
+
+def load_clusters(*, cluster_ids: Sequence[UUID] | None = None) -> tuple[ClusterView, ...]:
+    """All clusters by name, or those with these ids; three queries."""
+    chosen = Cluster.objects.all() if cluster_ids is None else Cluster.objects.filter(id__in=cluster_ids)
+    secrets = ClusterSecret.objects.filter(is_active=True)
+    deployments = Deployment.objects.filter(is_enabled=True)
+    if cluster_ids is not None:
+        secrets = secrets.filter(cluster_id__in=cluster_ids)
+        deployments = deployments.filter(cluster_id__in=cluster_ids)
+    secrets_of: dict[UUID, list[ClusterSecret]] = defaultdict(list)
+    for secret in secrets.order_by("-created_at", "-id"):
+        secrets_of[secret.cluster_id].append(secret)
+    deployments_of: dict[UUID, list[Deployment]] = defaultdict(list)
+    for deployment in deployments.order_by("model"):
+        deployments_of[deployment.cluster_id].append(deployment)
+    return tuple(
+        _cluster_view(cluster, secrets_of[cluster.id], deployments_of[cluster.id])
+        for cluster in chosen.order_by("name")
+    )
+
+
+def _cluster_view(
+    cluster: Cluster, secrets: Sequence[ClusterSecret], deployments: Sequence[Deployment]
+) -> ClusterView:
+    signer, tls, secret_problem = _identity(cluster, secrets)
+    return ClusterView(
+        id=str(cluster.id),
+        name=cluster.name,
+        kind=cluster.kind,
+        provider=cluster.provider,
+        region=cluster.region,
+        endpoint=cluster.endpoint,
+        backend=cluster.backend,
+        auth_type=cluster.auth_type,
+        billing=cluster.billing,
+        state=cluster.state,
+        cost_per_hour_nanousd=cluster.cost_per_hour_nanousd,
+        rated_tokens_per_s=cluster.tokens_per_s,
+        in_flight_max=cluster.in_flight_max,
+        default_model=cluster.default_model,
+        rpm_max=cluster.rpm_max,
+        tpm_max=cluster.tpm_max,
+        burst_percent=cluster.burst_percent,
+        health=cluster.health,
+        health_reason=cluster.health_reason,
+        health_checked_at=cluster.health_checked_at,
+        queue_depth=cluster.queue_depth,
+        running_count=cluster.running_count,
+        measured_tokens_per_s=cluster.measured_tokens_per_s,
+        latency_ms=cluster.latency_ms,
+        allow_private_network=cluster.allow_private_network,
+        signer=signer,
+        tls=tls,
+        secret_problem=secret_problem,
+        deployments=tuple(_deployment_view(deployment) for deployment in deployments),
+    )
+
+
+def _identity(cluster: Cluster, secrets: Sequence[ClusterSecret]) -> tuple[Signer, TlsIdentity | None, str]:
+    """The signer, the TLS identity and why they cannot be had; fails closed: no secret, no signer."""
+    try:
+        opened = [
+            (
+                secret.purpose,
+                secret.label or str(secret.id),
+                decrypt(
+                    ciphertext=bytes(secret.ciphertext),
+                    key_id=secret.encryption_key_id,
+                    record_id=secret.id,
+                ),
+            )
+            for secret in secrets
+        ]
+        header = TOKEN_HEADERS.get(cluster.backend, "authorization")
+        signer = build_signer(auth_type=cluster.auth_type, secrets=opened, token_header=header)
+        return signer, build_tls_identity(auth_type=cluster.auth_type, secrets=opened), ""
+    except (VaultError, SigningError) as error:
+        return NoneSigner(), None, str(error)
+
+
+def _deployment_view(deployment: Deployment) -> DeploymentView:
+    return DeploymentView(
+        id=str(deployment.id),
+        model=deployment.model,
+        upstream_name=deployment.upstream_name or deployment.model,
+        context_window=deployment.context_window,
+        output_tokens_max=deployment.output_tokens_max,
+        capabilities=frozenset(deployment.capabilities),
+    )
+
+
+def _route_view(route: Route) -> RouteView:
+    return RouteView(
+        model=route.model,
+        candidates=tuple(route.candidates),
+        fallbacks=tuple(route.fallbacks),
+        policy=route.policy,
+    )
+
+
+def _settings_view(settings: RouterSettings) -> RouterSettingsView:
+    return RouterSettingsView(
+        policy=settings.policy,
+        stickiness_window_s=settings.stickiness_window_s,
+        health_check_interval_s=settings.health_check_interval_s,
+        latency_ms_max=settings.latency_ms_max,
+        queue_depth_max=settings.queue_depth_max,
+        overhead_permille=settings.overhead_permille,
+        cluster_cost_threshold_nanousd=settings.cluster_cost_threshold_nanousd,
+        is_external_fallback_enabled=settings.is_external_fallback_enabled,
+        server_port=settings.server_port,
+        read_timeout_s=settings.read_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+    )

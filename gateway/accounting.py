@@ -1,0 +1,166 @@
+"""From a decision to the ledger's values: how much to hold, and what an attempt's end is booked as."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from billing.keys import BudgetView, Principal
+from billing.ledger import Hold, Settlement, WindowClaim
+from billing.windows import WindowSpan, window_of
+from gateway.completion import CompletionRequest
+from routing.cost import cost_nanousd, hold_nanousd
+from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
+
+# What an answer may be long where neither the client nor the deployment says.
+OUTPUT_TOKENS_DEFAULT = 4096
+OUTPUT_TOKENS_MIN = 16
+# The prompt as seen by the limit on the answer: bytes / 3 lies above the true count for most text.
+BYTES_PER_TOKEN_LOW = 3
+UNPRICED = Rate.flat(input_microusd_per_mtok=0, output_microusd_per_mtok=0, source="unpriced")
+DECISION_ENTRIES_MAX = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputBound:
+    """The most tokens one choice may have, and whether we must write it into the request."""
+
+    tokens_max: int
+    is_injected: bool
+
+
+def output_bound(*, profile: RequestProfile, deployment: Deployment) -> OutputBound:
+    """The least of what the client allows, the deployment allows and the context leaves."""
+    if profile.surface == "embeddings":
+        return OutputBound(tokens_max=0, is_injected=False)
+    asked, allowed = profile.output_tokens_max, deployment.output_tokens_max
+    if asked is not None:
+        tokens_max = asked if allowed is None else min(asked, allowed)
+        return OutputBound(tokens_max=tokens_max, is_injected=tokens_max != asked)
+    left = deployment.context_window - tokens_of_bytes_low(profile.body_bytes)
+    tokens_max = max(min(allowed or OUTPUT_TOKENS_DEFAULT, left), OUTPUT_TOKENS_MIN)
+    return OutputBound(tokens_max=tokens_max, is_injected=True)
+
+
+def tokens_of_bytes_low(byte_count: int) -> int:
+    return -(-byte_count // BYTES_PER_TOKEN_LOW)
+
+
+class WindowCalendar:
+    """Which window of each budget is running; the calendar arithmetic is done once per window."""
+
+    def __init__(self) -> None:
+        self._spans: dict[tuple[str, str], WindowSpan] = {}
+
+    def claims_of(self, principal: Principal, *, now: datetime) -> tuple[WindowClaim, ...]:
+        return tuple(self._claim(budget, now=now) for budget in principal.budgets)
+
+    def _claim(self, budget: BudgetView, *, now: datetime) -> WindowClaim:
+        key = (budget.window, budget.timezone)
+        span = self._spans.get(key)
+        if span is None or not (span.starts_at <= now and (span.ends_at is None or now < span.ends_at)):
+            span = self._spans[key] = window_of(window=budget.window, timezone=budget.timezone, now=now)
+        return WindowClaim(
+            window_id=f"{budget.id}:{span.key}",
+            budget_id=UUID(budget.id),
+            owner=budget.owner,
+            limit_nanousd=budget.limit_nanousd,
+            is_hard=budget.is_hard,
+            starts_at=span.starts_at,
+            ends_at=span.ends_at,
+        )
+
+
+def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
+    *,
+    attempt_id: UUID,
+    attempt_number: int,
+    request_id: str,
+    owner: UUID,
+    principal: Principal,
+    request: CompletionRequest,
+    decision: Decision,
+    candidate: Candidate,
+    bound: OutputBound,
+    claims: tuple[WindowClaim, ...],
+    now: datetime,
+) -> Hold:
+    """The reservation of one attempt: an upper bound of its cost at the rate that is frozen here."""
+    deployment, profile = candidate.deployment, request.profile
+    rate = deployment.rate or UNPRICED
+    held = hold_nanousd(
+        input_tokens_max=profile.prompt_tokens_max,
+        output_tokens_max=bound.tokens_max * profile.choice_count,
+        rate=rate,
+    )
+    attribution = {
+        "attempt_number": attempt_number,
+        "organisation": principal.organisation,
+        "team": principal.team,
+        "key_id": principal.key_id,
+        "key_name": principal.key_name,
+        "model": request.model,
+        "served_model": deployment.model,
+        "cluster": deployment.cluster,
+        "cluster_kind": deployment.cluster_kind,
+        "provider": deployment.provider,
+        "surface": request.surface,
+        "is_stream": request.is_stream,
+        "rate": rate_record(rate),
+        "decision": decision_record(decision, chosen=candidate),
+    }
+    return Hold(
+        attempt_id=attempt_id,
+        request_id=request_id,
+        owner=owner,
+        held_nanousd=held,
+        claims=claims,
+        attribution=attribution,
+        at=now,
+    )
+
+
+def rate_record(rate: Rate) -> dict[str, Any]:
+    return {name: getattr(rate, name) for name in Rate.__slots__}
+
+
+def decision_record(decision: Decision, *, chosen: Candidate) -> Mapping[str, Any]:
+    """Why it went there, short enough to be kept with every row; costs are estimates in nano-USD."""
+    ranked = decision.ranked[:DECISION_ENTRIES_MAX]
+    return {
+        "policy": decision.policy,
+        "reason": decision.reason,
+        "chosen": chosen.deployment.cluster,
+        "cost": chosen.cost_nanousd,
+        "ranked": [[c.deployment.cluster, c.deployment.model, c.cost_nanousd] for c in ranked],
+        "excluded": [[e.deployment.cluster, e.reason] for e in decision.exclusions[:DECISION_ENTRIES_MAX]],
+    }
+
+
+def settlement_of(
+    *,
+    hold: Hold,
+    rate: Rate | None,
+    usage: Usage,
+    outcome: str,
+    error_code: str = "",
+    ttft_ms: int | None,
+    duration_ms: int,
+    now: datetime,
+) -> Settlement:
+    """What an attempt's end costs: the same function as the estimate, at the rate of the hold."""
+    return Settlement(
+        hold=hold,
+        usage=usage,
+        cost_nanousd=cost_nanousd(usage=usage, rate=rate or UNPRICED),
+        outcome=outcome,
+        error_code=error_code,
+        ttft_ms=ttft_ms,
+        duration_ms=duration_ms,
+        at=now,
+        is_void=usage == NOTHING_USED,
+    )
+
+
+NOTHING_USED = Usage()

@@ -1,0 +1,180 @@
+"""One attempt at one deployment: what it is, what it has seen, and how it reads the answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from billing.group_commit import GroupCommit
+from billing.ledger import Hold
+from gateway.accounting import OutputBound
+from gateway.completion import CompletionRequest
+from gateway.errors import UpstreamError, UpstreamInvalidError, UpstreamTooLargeError
+from gateway.fleet import Target
+from gateway.metering import estimated_usage, usage_from_openai
+from gateway.outbox import Headers, Outbox, Reply
+from gateway.patience import Patience
+from gateway.streaming import StreamRelay
+from gateway.upstream import UpstreamFailure, UpstreamResponse
+from routing.types import Candidate, Usage
+
+CHECKPOINT_INTERVAL_S = 0.9
+# Frames beyond the limit on tokens before an upstream is held to ignore it: role, finish and usage frames.
+FRAMES_SLACK_PER_CHOICE = 4
+
+
+class _Answer(msgspec.Struct):
+    """The members of a plain answer that we look at."""
+
+    usage: object = None
+    error: object = None
+    object: str = ""
+
+
+_answer_decoder = msgspec.json.Decoder(_Answer)
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """Its fixed parts, and what the answer has shown so far. Times are monotonic seconds."""
+
+    request: CompletionRequest
+    target: Target
+    candidate: Candidate
+    bound: OutputBound
+    hold: Hold
+    number: int
+    request_started_s: float
+    started_s: float
+    ttft_s: float | None = None
+    output_frames: int = 0
+    reported_usage: object = None
+
+    def usage(self) -> Usage:
+        """What the upstream reported, if it is possible at all; else an estimate, flagged."""
+        reported = usage_from_openai(self.reported_usage)
+        if reported is not None:
+            return reported
+        return estimated_usage(
+            prompt_tokens_estimate=self.request.profile.prompt_tokens_estimate,
+            output_tokens=min(self.output_frames, self.bound.tokens_max * self.request.profile.choice_count),
+        )
+
+
+class Reader:
+    """Reads answers into outboxes. `clock` is monotonic, `wall_clock` for the ledger's moments."""
+
+    def __init__(
+        self,
+        *,
+        ledger: GroupCommit,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], datetime],
+        response_bytes_max: int,
+        line_bytes_max: int,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._response_bytes_max = response_bytes_max
+        self._line_bytes_max = line_bytes_max
+
+    async def read_plain(self, attempt: Attempt, response: UpstreamResponse) -> bytes:
+        """The whole body of a plain answer, checked to be one; its usage is noted on the attempt."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in response.chunks:
+            size += len(chunk)
+            if size > self._response_bytes_max:
+                raise _failure(UpstreamTooLargeError("The upstream's answer is larger than is allowed."))
+            parts.append(chunk)
+        body = b"".join(parts)
+        try:
+            answer = _answer_decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise _failure(UpstreamInvalidError("The upstream's answer is not JSON.")) from error
+        if answer.error or not answer.object:
+            raise _failure(UpstreamError("The upstream answered 200 with an error inside."))
+        attempt.ttft_s = self._clock() - attempt.started_s
+        attempt.reported_usage = answer.usage
+        if usage_from_openai(answer.usage) is None:
+            attempt.output_frames = len(body) // 4
+        return body
+
+    async def relay_stream(
+        self,
+        attempt: Attempt,
+        response: UpstreamResponse,
+        outbox: Outbox,
+        patience: Patience,
+        headers: Headers,
+    ) -> None:
+        """Relay a stream up to, not including, its `[DONE]`.
+
+        Until the first event is there and is no error, a fault raises UpstreamFailure and nothing has
+        reached the caller; after it, UpstreamError. A stream that ends without every choice's
+        finish_reason was cut, and is such a fault.
+        """
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            raise _failure(UpstreamInvalidError("The upstream answered a stream with something else."))
+        relay = StreamRelay(
+            wants_usage=attempt.request.wants_usage,
+            choice_count=attempt.request.profile.choice_count,
+            line_bytes_max=self._line_bytes_max,
+        )
+        checkpoint_at_s = self._clock() + CHECKPOINT_INTERVAL_S
+        try:
+            async for chunk in response.chunks:
+                data = relay.feed(chunk)
+                self._note(attempt, relay)
+                _check_limit(attempt)
+                if data:
+                    await self._pass_on(data, attempt, outbox, patience, headers)
+                patience.on_progress()
+                if relay.is_done:
+                    break
+                if self._clock() >= checkpoint_at_s:
+                    checkpoint_at_s = self._clock() + CHECKPOINT_INTERVAL_S
+                    self._checkpoint(attempt)
+            if data := relay.finish():
+                self._note(attempt, relay)
+                await self._pass_on(data, attempt, outbox, patience, headers)
+        except UpstreamError as error:
+            self._note(attempt, relay)
+            raise (error if outbox.is_started else _failure(error)) from error
+        if not relay.is_complete:
+            cut = UpstreamInvalidError("The upstream ended its stream before the answer was complete.")
+            raise cut if outbox.is_started else _failure(cut)
+
+    async def _pass_on(
+        self, data: bytes, attempt: Attempt, outbox: Outbox, patience: Patience, headers: Headers
+    ) -> None:
+        if not outbox.is_started:
+            attempt.ttft_s = self._clock() - attempt.started_s
+            outbox.start(Reply(headers=headers, body=None))
+        if not outbox.has_room:
+            patience.wait_for_caller()
+        await outbox.put(data)
+
+    def _note(self, attempt: Attempt, relay: StreamRelay) -> None:
+        attempt.reported_usage = relay.reported_usage
+        attempt.output_frames = relay.content_frames
+
+    def _checkpoint(self, attempt: Attempt) -> None:
+        self._ledger.checkpoint(
+            attempt_id=attempt.hold.attempt_id, output_tokens=attempt.output_frames, at=self._wall_clock()
+        )
+
+
+def _check_limit(attempt: Attempt) -> None:
+    """Cut an upstream that ignores max_tokens: the hold covers no more than the bound."""
+    choice_count = attempt.request.profile.choice_count
+    frames_max = (attempt.bound.tokens_max + FRAMES_SLACK_PER_CHOICE) * choice_count
+    if attempt.output_frames > frames_max and attempt.reported_usage is None:
+        raise UpstreamInvalidError("The upstream went on past the limit on tokens; it was cut there.")
+
+
+def _failure(error: UpstreamError) -> UpstreamFailure:
+    """A fault of an answer that nobody has seen yet: another cluster may do better."""
+    return UpstreamFailure(error, is_sent=True)

@@ -1,0 +1,20 @@
+"""A completion request as the pipeline carries it: checked once, its words never looked at again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from routing.types import RequestProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """One decoded request. `document` is the body as sent; nobody changes it."""
+
+    surface: str  # chat | completions | embeddings
+    model: str
+    is_stream: bool
+    wants_usage: bool  # the client asked for the usage chunk itself
+    body: bytes
+    document: Mapping[str, Any]
+    profile: RequestProfile

@@ -1,0 +1,170 @@
+"""Writes the inventory and the prices as a configuration file; for secrets only the names of variables."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from billing.prices import RateTable, load_rates
+from clusters.catalogue import (
+    ClusterEntry,
+    DeploymentEntry,
+    RouteEntry,
+    load_catalogue,
+)
+from gateway.configuration.conversion import quoted
+from gateway.configuration.members import Field, written_values
+from gateway.configuration.schema import (
+    MODEL,
+    PRICES,
+    PROVIDER_ENDPOINTS,
+    RATE_LIMIT,
+    ROUTE,
+    ROUTER,
+    SERVER,
+    SITE,
+)
+
+_HEADER = (
+    "# Tollgate's configuration: `manage.py import_config FILE` reads it.",
+    "# Secrets are not in it: set the variables named ${...} before it is imported elsewhere.",
+)
+# Written only where they differ: what a new record has anyway.
+_QUIET_SITE = {"state": "active", "allow_private_network": False, "tokens_per_s": None}
+_QUIET_PROVIDER = {"cost_per_hour_nanousd": 0, "billing": "metered", "auth_type": "bearer"}
+_QUIET_MODEL = {"is_enabled": True}
+_QUIET_ROUTE = {"is_enabled": True}
+_FILE_KEYS = {"client_certificate": "certFile", "client_key": "keyFile", "ca": "caFile"}
+_VARIABLE_ENDINGS = {
+    "apiKey": "API_KEY",
+    "sharedSecret": "SECRET",
+    "certFile": "CERT_FILE",
+    "keyFile": "KEY_FILE",
+    "caFile": "CA_FILE",
+}
+_NOT_IN_NAMES = re.compile(r"[^A-Z0-9]+")
+
+
+def export_text(*, now: datetime) -> str:
+    """The whole file, with the prices in force at `now`; the same inventory gives the same text."""
+    catalogue = load_catalogue()
+    rates = load_rates(now=now)
+    placeholders = _Placeholders()
+    own = [each for each in catalogue.clusters if each.values["kind"] != "provider"]
+    providers = [each for each in catalogue.clusters if each.values["kind"] == "provider"]
+    lines = [
+        *_HEADER,
+        *_section("server", written_values(catalogue.settings, fields=SERVER)),
+        *_section("router", written_values(catalogue.settings, fields=ROUTER)),
+        *_listing("clusters", (_site_lines(each, rates, placeholders) for each in own)),
+        *_listing("externalProviders", (_site_lines(each, rates, placeholders) for each in providers)),
+        *_listing("routes", (_route_lines(each) for each in catalogue.routes)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+class _Placeholders:
+    """Names of variables for secrets, each given once: AWS_US_EAST_1_SECRET."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def give(self, *, cluster_name: str, key: str) -> str:
+        plain = _NOT_IN_NAMES.sub("_", cluster_name.upper()).strip("_")
+        # A variable's name begins with a letter.
+        start = plain if plain[:1].isalpha() else f"CLUSTER_{plain}".rstrip("_")
+        name = f"{start}_{_VARIABLE_ENDINGS[key]}"
+        number = 1
+        while name in self._given:
+            number += 1
+            name = f"{start}_{number}_{_VARIABLE_ENDINGS[key]}"
+        self._given.add(name)
+        return f"${{{name}}}"
+
+
+def _site_lines(cluster: ClusterEntry, rates: RateTable, placeholders: _Placeholders) -> list[str]:
+    is_provider = cluster.values["kind"] == "provider"
+    quiet = {**_QUIET_SITE, **(_QUIET_PROVIDER if is_provider else {})}
+    written = {"name": quoted(cluster.name)}
+    if is_provider:
+        backend = cluster.values["backend"]
+        provider_type = backend if backend in PROVIDER_ENDPOINTS else "openai"
+        quiet["backend"] = quiet["provider"] = provider_type
+        written["type"] = provider_type
+        written["enabled"] = "false" if cluster.values["state"] == "disabled" else "true"
+        quiet["state"] = "disabled" if cluster.values["state"] == "disabled" else "active"
+    written.update(_loud_values(cluster.values, quiet=quiet, fields=SITE))
+    lines = [f"{key}: {value}" for key, value in written.items()]
+    lines += _secret_lines(cluster, placeholders=placeholders)
+    limits = _loud_values(cluster.values, quiet={"burst_percent": 100}, fields=RATE_LIMIT)
+    if limits:
+        lines.append(f"rateLimit: {_flow(limits)}")
+    if cluster.deployments:
+        lines.append("models:")
+        lines += [
+            f"  - {_model_text(each, rates=rates, cluster_name=cluster.name)}" for each in cluster.deployments
+        ]
+    return lines
+
+
+def _secret_lines(cluster: ClusterEntry, *, placeholders: _Placeholders) -> list[str]:
+    """The live secrets that the cluster's authType uses."""
+    auth_type = str(cluster.values["auth_type"])
+    is_provider = cluster.values["kind"] == "provider"
+    if auth_type in {"hmac", "bearer"} and auth_type in cluster.secret_purposes:
+        keys = ["apiKey" if is_provider else "sharedSecret"]
+    elif auth_type == "mtls":
+        keys = [key for purpose, key in _FILE_KEYS.items() if purpose in cluster.secret_purposes]
+    else:
+        keys = []
+    return [
+        f"{key}: {placeholders.give(cluster_name=cluster.name, key=key)}  # the stored value is not exported"
+        for key in keys
+    ]
+
+
+def _model_text(deployment: DeploymentEntry, *, rates: RateTable, cluster_name: str) -> str:
+    written = {"name": quoted(deployment.model)}
+    rate = rates.rate_of(model=deployment.model, cluster_name=cluster_name)
+    if rate is not None:
+        quiet = {
+            "cache_read_microusd_per_mtok": rate.input_microusd_per_mtok,
+            "cache_write_5m_microusd_per_mtok": rate.input_microusd_per_mtok,
+            "cache_write_1h_microusd_per_mtok": rate.input_microusd_per_mtok,
+            "reasoning_microusd_per_mtok": rate.output_microusd_per_mtok,
+        }
+        prices = {each.target: getattr(rate, each.target) for each in PRICES}
+        written.update(_loud_values(prices, quiet=quiet, fields=PRICES))
+    written.update(_loud_values(deployment.values, quiet=_QUIET_MODEL, fields=MODEL))
+    return _flow(written)
+
+
+def _route_lines(route: RouteEntry) -> list[str]:
+    written = {"model": quoted(route.model), **_loud_values(route.values, quiet=_QUIET_ROUTE, fields=ROUTE)}
+    return [f"{key}: {value}" for key, value in written.items()]
+
+
+def _loud_values(
+    values: Mapping[str, object], *, quiet: Mapping[str, object], fields: Iterable[Field]
+) -> dict[str, str]:
+    """All but the empty ones and those that a new record has anyway."""
+    loud = {
+        target: value
+        for target, value in values.items()
+        if value not in (None, "", []) and not (target in quiet and quiet[target] == value)
+    }
+    return written_values(loud, fields=tuple(fields))
+
+
+def _section(name: str, written: Mapping[str, str]) -> list[str]:
+    return ["", f"{name}:", *(f"  {key}: {value}" for key, value in written.items())] if written else []
+
+
+def _listing(name: str, entries: Iterable[list[str]]) -> list[str]:
+    lines = [
+        f"  {'-' if index == 0 else ' '} {line}" for entry in entries for index, line in enumerate(entry)
+    ]
+    return ["", f"{name}:", *lines] if lines else []
+
+
+def _flow(written: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in written.items()) + "}"

@@ -1,0 +1,164 @@
+"""Carries one attempt: send, relay, settle, and only then the last byte."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from billing.group_commit import GroupCommit
+from billing.ledger import Settlement
+from gateway.accounting import NOTHING_USED, settlement_of
+from gateway.attempt import Attempt, Reader
+from gateway.errors import DrainingError, GatewayError, UpstreamTimeoutError
+from gateway.events import Observer
+from gateway.metering import estimated_usage
+from gateway.outbox import Headers, Outbox, Reply
+from gateway.patience import Patience
+from gateway.providers import upstream_body, upstream_path
+from gateway.pumps import PumpSet
+from gateway.streaming import DONE
+from gateway.upstream import UpstreamFailure, Upstreams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long an answer may take to its first byte, between bytes and in all."""
+
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """How reading ended: the outcome of the row, and what the caller is told if not all went well."""
+
+    outcome: str = "ok"
+    error: GatewayError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The process's parts that an attempt needs; made once, in gateway.lifespan."""
+
+    limits: Limits
+    ledger: GroupCommit
+    upstreams: Upstreams
+    reader: Reader
+    pumps: PumpSet
+    observer: Observer
+    clock: Callable[[], float]
+    wall_clock: Callable[[], datetime]
+
+    async def carry(
+        self, attempt: Attempt, outbox: Outbox, *, request_id: str, headers: Headers
+    ) -> Settlement:
+        """Deliver the attempt's answer into the outbox; give back what it was settled as.
+
+        Raises UpstreamFailure while nothing has reached the caller: the attempt is not settled then.
+        After that every fault is told in the stream, and settled all the same.
+        """
+        body, ending = await self._read_whole(attempt, outbox, request_id=request_id, headers=headers)
+        settlement = self._settlement(attempt, ending)
+        await self.ledger.settle(settlement)
+        self.observer.on_end(attempt, settlement, request_id=request_id, now_s=self.clock())
+        if ending.error is not None:
+            outbox.fail(ending.error)
+        elif attempt.request.is_stream:
+            await outbox.put(DONE)
+        else:
+            outbox.start(Reply(headers=headers, body=body))
+        return settlement
+
+    def settlement_of_failure(self, attempt: Attempt, failed: UpstreamFailure) -> Settlement:
+        """A failure before any content: free, unless the upstream may be working on it unseen."""
+        is_unseen = failed.is_sent and isinstance(failed.error, UpstreamTimeoutError)
+        prompt_tokens = attempt.request.profile.prompt_tokens_estimate
+        usage = estimated_usage(prompt_tokens_estimate=prompt_tokens, output_tokens=0)
+        return settlement_of(
+            hold=attempt.hold,
+            rate=attempt.candidate.deployment.rate,
+            usage=usage if is_unseen else NOTHING_USED,
+            outcome="failed",
+            error_code=failed.error.code,
+            ttft_ms=None,
+            duration_ms=self._duration_ms(attempt),
+            now=self.wall_clock(),
+        )
+
+    async def _read_whole(
+        self, attempt: Attempt, outbox: Outbox, *, request_id: str, headers: Headers
+    ) -> tuple[bytes, _Ending]:
+        patience = self._patience(attempt)
+        self.pumps.track(patience, outbox)
+        try:
+            async with patience:
+                body = await self._read(attempt, outbox, patience, request_id=request_id, headers=headers)
+        except TimeoutError as timeout:
+            ending = self._ending_of_timeout(attempt, outbox, patience)
+            if ending.error is not None and not outbox.is_started and not outbox.is_abandoned:
+                retryable = not patience.is_cut
+                raise UpstreamFailure(ending.error, is_sent=True, is_retryable=retryable) from timeout
+            return b"", ending
+        except UpstreamFailure as failed:
+            if not outbox.is_started:
+                raise
+            return b"", _Ending(outcome="truncated", error=failed.error)
+        except GatewayError as fault:
+            return b"", _Ending(outcome="truncated", error=fault)
+        finally:
+            self.pumps.untrack(patience, outbox)
+        return body, _Ending(outcome="cancelled" if outbox.is_abandoned else "ok")
+
+    async def _read(
+        self, attempt: Attempt, outbox: Outbox, patience: Patience, *, request_id: str, headers: Headers
+    ) -> bytes:
+        target, request = attempt.target, attempt.request
+        response = await self.upstreams.send(
+            target=target,
+            path=upstream_path(backend=target.backend, surface=request.surface),
+            body=upstream_body(
+                request=request,
+                upstream_name=target.upstream_name,
+                output_tokens_max=attempt.bound.tokens_max if attempt.bound.is_injected else None,
+            ),
+            request_id=request_id,
+            attempt_id=str(attempt.hold.attempt_id),
+        )
+        try:
+            if not request.is_stream:
+                return await self.reader.read_plain(attempt, response)
+            await self.reader.relay_stream(attempt, response, outbox, patience, headers)
+            return b""
+        finally:
+            await response.aclose()
+
+    def _patience(self, attempt: Attempt) -> Patience:
+        # A plain answer shows nothing until it is whole: its first byte may take the total time.
+        limits = self.limits
+        first_byte_s = limits.first_byte_s if attempt.request.is_stream else limits.total_s
+        left_s = limits.total_s - (self.clock() - attempt.request_started_s)
+        return Patience(first_byte_s=first_byte_s, idle_s=limits.idle_s, total_s=max(left_s, 0.0))
+
+    def _ending_of_timeout(self, attempt: Attempt, outbox: Outbox, patience: Patience) -> _Ending:
+        if patience.is_cut:
+            error: GatewayError = DrainingError("This gateway is shutting down and cut the answer here.")
+            return _Ending(outcome="truncated", error=error)
+        if outbox.is_abandoned:
+            return _Ending(outcome="cancelled")
+        cluster = attempt.candidate.deployment.cluster
+        return _Ending(outcome="truncated", error=UpstreamTimeoutError(f"Cluster {cluster} fell silent."))
+
+    def _settlement(self, attempt: Attempt, ending: _Ending) -> Settlement:
+        return settlement_of(
+            hold=attempt.hold,
+            rate=attempt.candidate.deployment.rate,
+            usage=attempt.usage(),
+            outcome=ending.outcome,
+            error_code=ending.error.code if ending.error else "",
+            ttft_ms=None if attempt.ttft_s is None else int(attempt.ttft_s * 1000),
+            duration_ms=self._duration_ms(attempt),
+            now=self.wall_clock(),
+        )
+
+    def _duration_ms(self, attempt: Attempt) -> int:
+        return int((self.clock() - attempt.started_s) * 1000)

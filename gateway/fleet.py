@@ -1,0 +1,295 @@
+"""One immutable snapshot of all that a request needs from the control plane, and its keeper."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from django.db import connections
+
+from billing import keys, prices
+from billing.keys import Principal
+from billing.prices import RateTable
+from clusters import snapshots
+from clusters.signing import Signer, TlsIdentity
+from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView
+from gateway import metrics
+from routing.cost import nameplate_tokens_per_s, seed_rate_microusd_per_mtok
+from routing.types import Deployment, Fleet, Rate, RoutePlan, RoutingSettings
+
+logger = structlog.get_logger(__name__)
+
+# A probe older than so many intervals says nothing any more: the health is unknown again.
+STALE_INTERVALS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is needed to reach a deployment, beside what routing knows of it."""
+
+    deployment: Deployment
+    cluster_id: str
+    endpoint: str
+    backend: str
+    upstream_name: str
+    signer: Signer
+    tls: TlsIdentity | None
+    is_private_allowed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSnapshot:
+    """The control plane at one moment. Swapped whole; nobody changes it."""
+
+    inventory_revision: int
+    billing_revision: int
+    expires_at: datetime | None  # when a price comes into force, or a probe goes stale
+    fleet: Fleet
+    targets: Mapping[str, Target]
+    principals: Mapping[bytes, Principal]
+    clusters: tuple[ClusterView, ...]
+
+    def count_healthy(self, *, kind: str) -> tuple[int, int]:
+        """How many clusters of the kind are usable, and how many there are."""
+        chosen = [cluster for cluster in self.clusters if cluster.kind == kind]
+        usable = [c for c in chosen if c.state == "active" and c.health != "unhealthy"]
+        return len(usable), len(chosen)
+
+
+def build_snapshot(
+    *,
+    inventory: InventorySnapshot,
+    principals: Mapping[bytes, Principal],
+    rates: RateTable,
+    billing_revision: int,
+    now: datetime,
+) -> FleetSnapshot:
+    """Join inventory, prices and keys. Pure: equal input, equal snapshot."""
+    stale_after = timedelta(seconds=inventory.settings.health_check_interval_s * STALE_INTERVALS)
+    targets: dict[str, Target] = {}
+    for cluster in inventory.clusters:
+        for view in cluster.deployments:
+            target = _target(
+                cluster, view, rates=rates, inventory=inventory, stale_after=stale_after, now=now
+            )
+            targets[target.deployment.id] = target
+    return FleetSnapshot(
+        inventory_revision=inventory.revision,
+        billing_revision=billing_revision,
+        expires_at=_expires_at(inventory, rates, stale_after=stale_after, now=now),
+        fleet=Fleet(
+            routes=_route_plans(inventory.routes, [target.deployment for target in targets.values()]),
+            settings=_routing_settings(inventory),
+        ),
+        targets=targets,
+        principals=principals,
+        clusters=inventory.clusters,
+    )
+
+
+def _target(
+    cluster: ClusterView,
+    view: DeploymentView,
+    *,
+    rates: RateTable,
+    inventory: InventorySnapshot,
+    stale_after: timedelta,
+    now: datetime,
+) -> Target:
+    checked_at = cluster.health_checked_at
+    is_fresh = checked_at is not None and now - checked_at < stale_after
+    deployment = Deployment(
+        id=view.id,
+        cluster=cluster.name,
+        cluster_kind=cluster.kind,
+        provider=cluster.provider,
+        region=cluster.region,
+        model=view.model,
+        billing=cluster.billing,
+        state="secret_unreadable" if cluster.secret_problem else cluster.state,
+        health=cluster.health if is_fresh else "unknown",
+        health_reason=cluster.health_reason,
+        context_window=view.context_window,
+        output_tokens_max=view.output_tokens_max,
+        capabilities=view.capabilities,
+        rate=None,
+        cost_per_hour_nanousd=cluster.cost_per_hour_nanousd,
+        rated_tokens_per_s=cluster.rated_tokens_per_s,
+        measured_tokens_per_s=cluster.measured_tokens_per_s,
+        queue_depth=cluster.queue_depth if is_fresh else None,
+        latency_ms=cluster.latency_ms if is_fresh else None,
+        in_flight_max=cluster.in_flight_max,
+    )
+    rate = rates.rate_of(model=view.model, cluster_name=cluster.name)
+    if rate is None and cluster.kind == "own":
+        rate = _internal_rate(deployment, overhead_permille=inventory.settings.overhead_permille)
+    return Target(
+        deployment=_with_rate(deployment, rate),
+        cluster_id=cluster.id,
+        endpoint=cluster.endpoint,
+        backend=cluster.backend,
+        upstream_name=view.upstream_name,
+        signer=cluster.signer,
+        tls=cluster.tls,
+        is_private_allowed=cluster.allow_private_network,
+    )
+
+
+def _with_rate(deployment: Deployment, rate: Rate | None) -> Deployment:
+    values = {name: getattr(deployment, name) for name in Deployment.__slots__}
+    return Deployment(**{**values, "rate": rate})
+
+
+def _internal_rate(deployment: Deployment, *, overhead_permille: int) -> Rate:
+    """What an own cluster's tokens settle at where no price row says otherwise (DECISIONS: money).
+
+    The seed's formula at nameplate speed, for prompt and answer alike; it changes with the cluster's
+    cost and rated speed, never with its load.
+    """
+    average = seed_rate_microusd_per_mtok(
+        cost_per_hour_nanousd=deployment.cost_per_hour_nanousd,
+        tokens_per_s=nameplate_tokens_per_s(deployment),
+        overhead_permille=overhead_permille,
+    )
+    return Rate.flat(
+        input_microusd_per_mtok=average, output_microusd_per_mtok=average, source="seed formula, nameplate"
+    )
+
+
+def _route_plans(routes: Sequence[RouteView], deployments: Sequence[Deployment]) -> dict[str, RoutePlan]:
+    """The named routes, and one for each model's own name that no route has taken."""
+    by_model: dict[str, list[Deployment]] = {}
+    for deployment in deployments:
+        by_model.setdefault(deployment.model, []).append(deployment)
+    plans = {
+        model: RoutePlan(model=model, policy="", candidates=tuple(serving), fallbacks=())
+        for model, serving in by_model.items()
+    }
+    for route in routes:
+        candidates = [d for model in route.candidates for d in by_model.get(model, [])]
+        fallbacks = [d for model in route.fallbacks for d in by_model.get(model, []) if d not in candidates]
+        plans[route.model] = RoutePlan(
+            model=route.model,
+            policy=route.policy,
+            candidates=tuple(candidates),
+            fallbacks=tuple(fallbacks),
+        )
+    return dict(sorted(plans.items()))
+
+
+def _routing_settings(inventory: InventorySnapshot) -> RoutingSettings:
+    given = inventory.settings
+    return RoutingSettings(
+        policy=given.policy,
+        latency_ms_max=given.latency_ms_max,
+        queue_depth_max=given.queue_depth_max,
+        overhead_permille=given.overhead_permille,
+        cluster_cost_threshold_nanousd=given.cluster_cost_threshold_nanousd,
+        is_external_fallback_enabled=given.is_external_fallback_enabled,
+    )
+
+
+def _expires_at(
+    inventory: InventorySnapshot, rates: RateTable, *, stale_after: timedelta, now: datetime
+) -> datetime | None:
+    checked = [c.health_checked_at + stale_after for c in inventory.clusters if c.health_checked_at]
+    moments = [at for at in (*checked, rates.next_change_at) if at is not None and at > now]
+    return min(moments, default=None)
+
+
+def load_snapshot(*, now: datetime) -> FleetSnapshot:
+    """Read the control plane's tables. Blocks; revisions are read first, so that no change is missed."""
+    billing_revision = keys.get_revision()
+    return build_snapshot(
+        inventory=snapshots.load_inventory(),
+        principals=keys.load_principals(),
+        rates=prices.load_rates(now=now),
+        billing_revision=billing_revision,
+        now=now,
+    )
+
+
+class FleetKeeper:
+    """Holds the snapshot in service and replaces it when the control plane moved.
+
+    A control plane that cannot be read leaves the last snapshot in service, marked stale.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], wall_clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._read_at_s = clock()
+        self._snapshot: FleetSnapshot | None = None
+        # One thread, so one connection: a pool of threads would keep one each.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fleet")
+
+    @property
+    def snapshot(self) -> FleetSnapshot:
+        assert self._snapshot is not None, "load() comes first"
+        return self._snapshot
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the control plane was last read with success."""
+        return self._clock() - self._read_at_s
+
+    async def load(self) -> None:
+        """Read it now; raises what the database raises."""
+        loop = asyncio.get_running_loop()
+        snapshot = await loop.run_in_executor(self._thread, lambda: load_snapshot(now=self._wall_clock()))
+        self._take(snapshot)
+
+    def close(self) -> None:
+        """Give the thread and its connection back."""
+        self._thread.submit(connections.close_all)
+        self._thread.shutdown()
+
+    async def watch(self, *, poll_s: float, stale_s: float) -> None:
+        """Poll the revisions for ever; reload when one moved or the snapshot expired."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                await loop.run_in_executor(self._thread, self._refresh)
+            except Exception:
+                logger.warning("snapshot_reload_failed", age_s=round(self.age_s, 1), exc_info=True)
+            metrics.SNAPSHOT_AGE.set(self.age_s)
+            metrics.SNAPSHOT_STALE.set(float(self.age_s > stale_s))
+
+    def _refresh(self) -> None:
+        for connection in connections.all(initialized_only=True):
+            connection.close_if_unusable_or_obsolete()
+        now = self._wall_clock()
+        current = self.snapshot
+        is_current = (
+            snapshots.get_revision() == current.inventory_revision
+            and keys.get_revision() == current.billing_revision
+            and (current.expires_at is None or now < current.expires_at)
+        )
+        if is_current:
+            self._read_at_s = self._clock()
+        else:
+            self._take(load_snapshot(now=now))
+
+    def _take(self, snapshot: FleetSnapshot) -> None:
+        self._snapshot = snapshot
+        self._read_at_s = self._clock()
+        publish(snapshot)
+
+
+def publish(snapshot: FleetSnapshot) -> None:
+    """Set the clusters' gauges: health, and the seed's cost per 1,000 tokens."""
+    health_value = {"healthy": 1, "unhealthy": 0}
+    metrics.CLUSTER_HEALTH.clear()
+    metrics.CLUSTER_COST.clear()
+    for cluster in snapshot.clusters:
+        labels = (cluster.name, cluster.provider, cluster.region)
+        metrics.CLUSTER_HEALTH.labels(*labels).set(health_value.get(cluster.health, -1))
+    for target in snapshot.targets.values():
+        deployment = target.deployment
+        if deployment.rate is not None:
+            labels = (deployment.cluster, deployment.provider, deployment.region)
+            usd_per_1k = deployment.rate.output_microusd_per_mtok / 1_000_000_000
+            metrics.CLUSTER_COST.labels(*labels).set(usd_per_1k)

@@ -1,0 +1,145 @@
+"""Makes the one long-lived object of a web process, starts its loops and ends them in order."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import connections
+
+from billing import ledger
+from billing.group_commit import GroupCommit
+from billing.ownership import Owner
+from gateway import metrics
+from gateway.accounting import WindowCalendar
+from gateway.admission import Admission
+from gateway.attempt import Reader
+from gateway.delivery import Delivery, Limits
+from gateway.events import Observer
+from gateway.fleet import FleetKeeper
+from gateway.pipeline import Pipeline
+from gateway.pumps import PumpSet
+from gateway.ratelimit import RateLimiter
+from gateway.retry_budget import RetryBudget
+from gateway.upstream import Upstreams
+
+logger = structlog.get_logger(__name__)
+
+GAUGE_INTERVAL_S = 1.0
+
+
+def wall_clock() -> datetime:
+    return datetime.now(tz=UTC)
+
+
+def wall_clock_s() -> int:
+    return int(time.time())
+
+
+class Gateway:
+    """All that a web process keeps between requests; `start` before the first, `stop` after the last."""
+
+    def __init__(self) -> None:
+        clock = time.monotonic
+        self.owner = Owner()
+        self.keeper = FleetKeeper(clock=clock, wall_clock=wall_clock)
+        self.ledger = GroupCommit()
+        self.admission = Admission(limiter=RateLimiter(clock=clock), in_flight_max=settings.IN_FLIGHT_MAX)
+        self.pumps = PumpSet(
+            detached_max=settings.DETACHED_PUMPS_MAX, detached_drain_s=settings.DETACHED_DRAIN_S
+        )
+        self.upstreams = Upstreams(
+            connect_timeout_s=settings.CONNECT_TIMEOUT_S, clock=clock, wall_clock_s=wall_clock_s
+        )
+        self.observer = Observer(listener=_drop)
+        delivery = Delivery(
+            limits=Limits(
+                first_byte_s=settings.FIRST_BYTE_TIMEOUT_S,
+                idle_s=settings.IDLE_TIMEOUT_S,
+                total_s=settings.TOTAL_TIMEOUT_S,
+            ),
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            reader=Reader(
+                ledger=self.ledger,
+                clock=clock,
+                wall_clock=wall_clock,
+                response_bytes_max=settings.RESPONSE_BYTES_MAX,
+                line_bytes_max=settings.STREAM_LINE_BYTES_MAX,
+            ),
+            pumps=self.pumps,
+            observer=self.observer,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self.pipeline = Pipeline(
+            owner=self.owner.id,
+            buffer_bytes_max=settings.STREAM_BUFFER_BYTES_MAX,
+            reroutes_max=settings.REROUTES_MAX,
+            admission=self.admission,
+            ledger=self.ledger,
+            delivery=delivery,
+            pumps=self.pumps,
+            observer=self.observer,
+            retries=RetryBudget(clock=clock),
+            calendar=WindowCalendar(),
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._loops: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Recover what dead processes left, read the control plane, start the loops: then we are ready."""
+        await asyncio.to_thread(self._recover)
+        await self.keeper.load()
+        self.ledger.start()
+        watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
+        for loop in (watch, self._publish_gauges()):
+            task = asyncio.get_running_loop().create_task(loop)
+            self._loops.add(task)
+            task.add_done_callback(self._on_loop_ended)
+        logger.info("gateway_ready", models=len(self.keeper.snapshot.fleet.routes))
+
+    async def stop(self) -> None:
+        """Let every answer settle, commit what is queued, and give up the claim to life last."""
+        await self.pumps.join()
+        for task in list(self._loops):
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.to_thread(self.ledger.stop)
+        await asyncio.to_thread(self.keeper.close)
+        await self.upstreams.aclose()
+        await asyncio.to_thread(self.owner.release)
+        logger.info("gateway_stopped")
+
+    def begin_drain(self, *, timeout_s: float) -> None:
+        """Take nothing new; after `timeout_s` end what still runs, each with an error event."""
+        if self.admission.is_draining:
+            return
+        self.admission.is_draining = True
+        asyncio.get_running_loop().call_later(timeout_s, self.pumps.cut)
+        logger.info("drain_started", in_flight=self.admission.in_flight, timeout_s=timeout_s)
+
+    def _recover(self) -> None:
+        self.owner.claim()
+        in_doubt = ledger.mark_in_doubt(now=wall_clock())
+        if in_doubt:
+            logger.warning("attempts_in_doubt", count=in_doubt)
+        connections.close_all()
+
+    async def _publish_gauges(self) -> None:
+        while True:
+            metrics.IN_FLIGHT.set(self.admission.in_flight)
+            metrics.LEDGER_QUEUE.set(self.ledger.queue_depth)
+            await asyncio.sleep(GAUGE_INTERVAL_S)
+
+    def _on_loop_ended(self, task: asyncio.Task[None]) -> None:
+        self._loops.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("loop_ended", exc_info=task.exception())
+
+
+def _drop(_line: dict[str, Any]) -> None:
+    """Nobody listens to single requests yet."""

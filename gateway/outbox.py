@@ -1,0 +1,116 @@
+"""Hands an answer from the pump that reads it to the caller who gets it, with back-pressure between them."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError, error_event
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The start of an answer: whole where `body` is bytes, a stream to follow where it is None."""
+
+    headers: Headers
+    body: bytes | None
+
+
+class Outbox:
+    """One answer on its way. The pump writes, the caller reads; either may leave first.
+
+    At most `bytes_max` wait here; `put` blocks above that, which stops the reading upstream.
+    """
+
+    def __init__(self, *, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._chunks: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._is_closed = False
+        self._changed = asyncio.Event()
+        self._on_abandon: Callable[[], None] | None = None
+        self.is_abandoned = False
+
+    # --- The pump's side
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the caller has been told how the answer begins: no re-route after that."""
+        return self._head.done()
+
+    @property
+    def has_room(self) -> bool:
+        return self._size_bytes < self._bytes_max or self.is_abandoned
+
+    def start(self, reply: Reply) -> None:
+        if not self._head.done():
+            self._head.set_result(reply)
+
+    async def put(self, data: bytes) -> None:
+        """Add bytes, waiting for room; once the caller has left they are dropped."""
+        while not self.has_room:
+            self._changed.clear()
+            await self._changed.wait()
+        if data and not self.is_abandoned:
+            self._chunks.append(data)
+            self._size_bytes += len(data)
+            self._changed.set()
+
+    def fail(self, error: GatewayError) -> None:
+        """End with an error: as the reply if none has started, else as the stream's last event."""
+        if not self._head.done():
+            self._head.set_exception(error)
+            # A caller that left never looks at it; that is no lost exception.
+            self._head.exception()
+        elif not self._is_closed and not self.is_abandoned:
+            self._chunks.append(error_event(error))
+        self.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._changed.set()
+
+    def on_abandon(self, callback: Callable[[], None]) -> None:
+        """Call back once when the caller leaves, at once if it has."""
+        self._on_abandon = callback
+        if self.is_abandoned:
+            callback()
+
+    # --- The caller's side
+
+    async def reply(self) -> Reply:
+        """Wait for the start of the answer; raises the GatewayError that came instead."""
+        return await asyncio.shield(self._head)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The bytes as they come; what waited together leaves together."""
+        while True:
+            if self._chunks:
+                data = self._chunks.popleft() if len(self._chunks) == 1 else self._drained()
+                self._size_bytes = 0
+                self._changed.set()
+                yield data
+            elif self._is_closed:
+                return
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def abandon(self) -> None:
+        """The caller left. The pump goes on by itself, to settle."""
+        if self.is_abandoned:
+            return
+        self.is_abandoned = True
+        self._chunks.clear()
+        self._size_bytes = 0
+        self._changed.set()
+        if self._on_abandon is not None:
+            self._on_abandon()
+
+    def _drained(self) -> bytes:
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        return data

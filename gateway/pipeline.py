@@ -1,0 +1,193 @@
+"""One request from admission to its settled row: read this first.
+
+serve: admit -> choose -> a pump (a task of the process) takes over -> the caller reads the outbox.
+pump:  for each candidate, best first: hold -> deliver (send, relay, settle, the last byte).
+       A fault before the first content goes to the next candidate, within the retry budget; the hold
+       of the failed attempt is settled in the transaction that holds for the next.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from billing.group_commit import GroupCommit
+from billing.keys import Principal
+from billing.ledger import BudgetExceededError, LedgerUnavailableError, Settlement, WindowClaim
+from gateway import metrics
+from gateway.accounting import WindowCalendar, new_hold, output_bound
+from gateway.admission import Admission, Ticket
+from gateway.attempt import Attempt
+from gateway.completion import CompletionRequest
+from gateway.delivery import Delivery
+from gateway.errors import GatewayError, InternalError, LedgerDownError
+from gateway.events import Observer
+from gateway.fleet import FleetSnapshot
+from gateway.identifiers import new_attempt_id
+from gateway.outbox import Headers, Outbox
+from gateway.pumps import PumpSet
+from gateway.refusals import budget_refusal, no_candidate_refusal
+from gateway.retry_budget import RetryBudget
+from gateway.upstream import UpstreamFailure
+from routing.choose import choose
+from routing.types import Candidate, Decision
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One admitted request and all that its pump needs."""
+
+    request_id: str
+    principal: Principal
+    request: CompletionRequest
+    snapshot: FleetSnapshot
+    decision: Decision
+    claims: tuple[WindowClaim, ...]
+    ticket: Ticket
+    outbox: Outbox
+    started_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The process's parts that a request passes through; made once, in gateway.lifespan."""
+
+    owner: UUID
+    buffer_bytes_max: int
+    reroutes_max: int
+    admission: Admission
+    ledger: GroupCommit
+    delivery: Delivery
+    pumps: PumpSet
+    observer: Observer
+    retries: RetryBudget
+    calendar: WindowCalendar
+    clock: Callable[[], float]
+    wall_clock: Callable[[], datetime]
+
+    def serve(
+        self, *, principal: Principal, request: CompletionRequest, snapshot: FleetSnapshot, request_id: str
+    ) -> Outbox:
+        """Admit and start the answer; raises the GatewayError of a refusal."""
+        ticket = self.admission.admit(principal=principal, request=request, snapshot=snapshot)
+        now_s = self.clock()
+        draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
+        decision = choose(request.profile, snapshot.fleet, self.observer.states, now_s, draw)
+        if not decision.ranked:
+            self.admission.release(ticket, tokens_used=0)
+            raise no_candidate_refusal(decision)
+        outbox = Outbox(bytes_max=self.buffer_bytes_max)
+        job = Job(
+            request_id=request_id,
+            principal=principal,
+            request=request,
+            snapshot=snapshot,
+            decision=decision,
+            claims=self.calendar.claims_of(principal, now=self.wall_clock()),
+            ticket=ticket,
+            outbox=outbox,
+            started_s=now_s,
+        )
+        self.retries.on_request()
+        self.pumps.start(self._pump(job))
+        return outbox
+
+    async def _pump(self, job: Job) -> None:
+        """The edge of an answer: whatever happens, the caller hears of it and the place is given back."""
+        tokens_used = 0
+        try:
+            settlement = await self._answer(job)
+            tokens_used = settlement.usage.input_tokens + settlement.usage.output_tokens
+        except GatewayError as error:
+            job.outbox.fail(error)
+        except BudgetExceededError as error:
+            job.outbox.fail(budget_refusal(error))
+        except LedgerUnavailableError:
+            metrics.UNSETTLED.inc()
+            job.outbox.fail(LedgerDownError("The ledger cannot record this request now; send it again."))
+        except Exception:
+            logger.exception("pump_crashed", request_id=job.request_id)
+            job.outbox.fail(InternalError("Something failed inside the gateway; its log has the request id."))
+        finally:
+            job.outbox.close()
+            self.admission.release(job.ticket, tokens_used=tokens_used)
+
+    async def _answer(self, job: Job) -> Settlement:
+        """Try the candidates in turn, each cluster once; raises the last one's error."""
+        replaced: Settlement | None = None
+        failure: UpstreamFailure | None = None
+        tried: set[str] = set()
+        for candidate in job.decision.ranked:
+            if candidate.deployment.cluster in tried:
+                continue
+            if tried and (len(tried) > self.reroutes_max or not self.retries.take()):
+                break
+            tried.add(candidate.deployment.cluster)
+            attempt = self._new_attempt(job, candidate, number=len(tried))
+            await self.ledger.hold(attempt.hold, replaced=replaced)
+            replaced = None
+            self.observer.on_dispatch(attempt, decision=job.decision, now_s=self.clock())
+            try:
+                return await self._deliver(job, attempt)
+            except UpstreamFailure as failed:
+                failure = failed
+                replaced = self.delivery.settlement_of_failure(attempt, failed)
+                self.observer.on_failure(attempt, failed, now_s=self.clock())
+                if not failed.is_retryable or job.outbox.is_abandoned:
+                    break
+        assert failure is not None, "the loop ends only after a failure"
+        if replaced is not None:
+            await self.ledger.settle(replaced)
+        raise failure.error
+
+    async def _deliver(self, job: Job, attempt: Attempt) -> Settlement:
+        try:
+            headers = _headers(job, attempt)
+            return await self.delivery.carry(attempt, job.outbox, request_id=job.request_id, headers=headers)
+        except UpstreamFailure:
+            raise
+        except BaseException:
+            self.observer.on_lost(attempt, now_s=self.clock())
+            raise
+
+    def _new_attempt(self, job: Job, candidate: Candidate, *, number: int) -> Attempt:
+        now = self.wall_clock()
+        bound = output_bound(profile=job.request.profile, deployment=candidate.deployment)
+        hold = new_hold(
+            attempt_id=new_attempt_id(now_ms=int(now.timestamp() * 1000)),
+            attempt_number=number,
+            request_id=job.request_id,
+            owner=self.owner,
+            principal=job.principal,
+            request=job.request,
+            decision=job.decision,
+            candidate=candidate,
+            bound=bound,
+            claims=job.claims,
+            now=now,
+        )
+        return Attempt(
+            request=job.request,
+            target=job.snapshot.targets[candidate.deployment.id],
+            candidate=candidate,
+            bound=bound,
+            hold=hold,
+            number=number,
+            request_started_s=job.started_s,
+            started_s=self.clock(),
+        )
+
+
+def _headers(job: Job, attempt: Attempt) -> Headers:
+    deployment = attempt.candidate.deployment
+    return (
+        *job.ticket.headers,
+        ("x-gateway-cluster", deployment.cluster),
+        ("x-gateway-model", deployment.model),
+        ("x-gateway-attempt", str(attempt.number)),
+    )

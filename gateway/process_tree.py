@@ -1,0 +1,81 @@
+"""The processes that `up` runs: how each is started, in which order they stop, and how long each may take."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.embedded_valkey import ValkeyPlan
+from gateway.preflight import EXIT_CODE
+from gateway.supervisor import ChildSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+# Stopped from the highest: the web process first, whose open streams still need what is below it.
+STAGE_VALKEY, STAGE_DEMO, STAGE_TASKS, STAGE_WEB = range(4)
+STOP_GRACE_S = 10
+# What the web process may take beyond its drain limit: error events, settling, closing.
+WEB_CLOSING_S = 10
+# Uvicorn's own: the application or the port refused to start.
+STARTUP_EXIT_CODE = 3
+WORKER_THREADS = 4
+
+
+def base_environment(*, environment: Mapping[str, str], data_dir: Path, redis_url: str) -> dict[str, str]:
+    """The environment of every child, whatever folder `up` was called from."""
+    search_path = [str(ROOT), environment.get("PYTHONPATH", "")]
+    return {
+        **environment,
+        "DJANGO_SETTINGS_MODULE": "gateway.settings",
+        "GATEWAY_DATA_DIR": str(data_dir),
+        "REDIS_URL": redis_url,
+        "PYTHONPATH": ":".join(filter(None, search_path)),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def valkey_child(plan: ValkeyPlan, *, env: Mapping[str, str]) -> ChildSpec:
+    return ChildSpec(
+        name="valkey",
+        argv=plan.argv,
+        env=env,
+        stop_grace_s=STOP_GRACE_S,
+        restart=True,
+        stage=STAGE_VALKEY,
+    )
+
+
+def worker_child(*, env: Mapping[str, str]) -> ChildSpec:
+    # Alone on this broker: it need not look for other workers, which would take a second.
+    alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    threads = ("--pool", "threads", "--concurrency", str(WORKER_THREADS))
+    return _celery_child("worker", *threads, *alone, env=env)
+
+
+def beat_child(*, env: Mapping[str, str], data_dir: Path) -> ChildSpec:
+    return _celery_child("beat", "--schedule", str(data_dir / "celerybeat-schedule"), env=env)
+
+
+def web_child(*, env: Mapping[str, str], host: str, port: int, drain_timeout_s: int) -> ChildSpec:
+    argv = (sys.executable, str(ROOT / "manage.py"), "serve", "--host", host, "--port", str(port))
+    return ChildSpec(
+        name="web",
+        argv=argv,
+        env=env,
+        stop_grace_s=drain_timeout_s + WEB_CLOSING_S,
+        restart=True,
+        stage=STAGE_WEB,
+        is_essential=True,
+        fatal_exit_codes=frozenset({EXIT_CODE, STARTUP_EXIT_CODE}),
+    )
+
+
+def _celery_child(name: str, *options: str, env: Mapping[str, str]) -> ChildSpec:
+    quiet = (sys.executable, "-m", "celery", "--quiet", "--app", "gateway.celery")
+    return ChildSpec(
+        name=name,
+        argv=(*quiet, name, *options, "--loglevel", "WARNING"),
+        # Celery asks root to confirm; what `up` may do, its worker may do.
+        env={**env, "C_FORCE_ROOT": "1"},
+        stop_grace_s=STOP_GRACE_S,
+        restart=True,
+        stage=STAGE_TASKS,
+    )

@@ -1,0 +1,44 @@
+"""The wire of each kind of upstream: its paths, and the body that goes to it; all speak OpenAI's dialect.
+
+Anthropic's and Google's own OpenAI-compatible endpoints are used for `claude` and `gemini`.
+"""
+
+from typing import Any
+
+import orjson
+
+from gateway.completion import CompletionRequest
+
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+}
+# https://ai.google.dev/gemini-api/docs/openai
+GEMINI_PATHS = {surface: "/v1beta/openai" + path.removeprefix("/v1") for surface, path in PATHS.items()}
+
+
+def upstream_path(*, backend: str, surface: str) -> str:
+    return (GEMINI_PATHS if backend == "gemini" else PATHS)[surface]
+
+
+def upstream_body(*, request: CompletionRequest, upstream_name: str, output_tokens_max: int | None) -> bytes:
+    """The body for this upstream; the client's own bytes where nothing has to change.
+
+    Args:
+        request: the client's request.
+        upstream_name: what this upstream calls the model.
+        output_tokens_max: the limit to write per choice; None leaves the client's own.
+    """
+    changes: dict[str, Any] = {}
+    if upstream_name != request.model:
+        changes["model"] = upstream_name
+    if request.is_stream and not request.wants_usage:
+        options = request.document.get("stream_options") or {}
+        changes["stream_options"] = {**options, "include_usage": True}
+    if output_tokens_max is not None:
+        names = [name for name in ("max_completion_tokens", "max_tokens") if request.document.get(name)]
+        changes.update(dict.fromkeys(names or ["max_tokens"], output_tokens_max))
+    if not changes:
+        return request.body
+    return orjson.dumps({**request.document, **changes})

@@ -1,0 +1,94 @@
+"""The ASGI server: uvicorn, told to let the application drain before it closes anything."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+from uvicorn import Config, Server
+
+# Longer than the usual idle time-out of a load balancer (60 s), so that it is never we who close a
+# connection on which it is just sending a request.
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+# What streams get beyond the drain limit to send the error event with which the application ends them.
+CLOSING_S = 5
+
+
+class DrainingApplication(Protocol):
+    """An ASGI application that can be told to end: no new work, and an end to the old in time."""
+
+    def begin_drain(self, *, timeout_s: float) -> None:
+        """Answer /health with 503 from now on, and end the streams still open after `timeout_s`."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection."""
+
+
+class DrainingServer(Server):
+    """Uvicorn, with a drain.
+
+    1. The first SIGTERM or SIGINT: `begin_drain` of the application, then uvicorn's own shutdown: no new
+       connections, idle ones closed, running requests awaited for the drain limit and `CLOSING_S`.
+    2. A second one: running requests are cut off; the ledger recovers what they held at the next start.
+    3. The process ends with exit code 0: the signal is not raised again.
+    """
+
+    def __init__(self, config: Config, *, application: DrainingApplication, drain_timeout_s: float) -> None:
+        super().__init__(config)
+        self._application = application
+        self._drain_timeout_s = drain_timeout_s
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        self._application.begin_drain(timeout_s=self._drain_timeout_s)
+        await super().shutdown(sockets=sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handled = (signal.SIGINT, signal.SIGTERM)
+        handlers = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def run_server(
+    *,
+    application: DrainingApplication,
+    host: str,
+    port: int,
+    drain_timeout_s: int,
+    trusted_proxies: Sequence[str] = (),
+) -> None:
+    """Serve until a signal ends it. SystemExit(3) where the application or the port refuses to start."""
+    config = Config(
+        application,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=True,
+        # X-Forwarded-For and -Proto are anyone's to set: believed only from a named proxy.
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=drain_timeout_s + CLOSING_S,
+    )
+    DrainingServer(config, application=application, drain_timeout_s=drain_timeout_s).run()

@@ -1,0 +1,208 @@
+"""The slim path of /v1: body in, ninja operation, response out, without Django's handler and middleware.
+
+Django's own handler starts a thread per request and runs each middleware in another; that costs more
+than all the rest of a request (ARCHITECTURE.md, Decisions).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+from django.http import HttpRequest, HttpResponseBase
+from django.http.request import HttpHeaders
+from django.urls import Resolver404, resolve
+
+from gateway import metrics
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    error_body,
+)
+from gateway.identifiers import new_request_id
+from gateway.lifespan import Gateway
+from gateway.outbox import Outbox
+from gateway.responses import JsonResponse, SlimResponse
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+View = Callable[..., Awaitable[HttpResponseBase]]
+
+logger = structlog.get_logger(__name__)
+
+METHOD_NOT_ALLOWED = 405
+# Views of fixed paths, resolved once; the bound keeps invented paths from growing it.
+VIEWS_MAX = 64
+
+
+class ClientGoneError(Exception):
+    """The caller left before its answer was sent; nobody is there to be told."""
+
+
+class SlimRequest(HttpRequest):
+    """As much of a request as ninja and our operations touch."""
+
+    def __init__(
+        self, *, scope: Scope, body: bytes, gateway: Gateway, request_id: str, depth_max: int
+    ) -> None:
+        # No super(): it makes a dozen objects that nothing here reads.
+        self.scope = scope
+        self.path = self.path_info = scope["path"]
+        self.method = scope["method"]
+        self.META = {"REQUEST_METHOD": scope["method"], "QUERY_STRING": ""}
+        self.COOKIES = {}
+        self.content_type = "application/json"
+        self.content_params = {}
+        self.resolver_match = None
+        self._body = body
+        self._read_started = True
+        self.gateway = gateway
+        self.request_id = request_id
+        self.json_depth_max = depth_max
+        self._disconnect: asyncio.Future[Any] | None = None
+
+    @property
+    def headers(self) -> HttpHeaders:
+        raise AttributeError("read scope['headers']")
+
+    def watch(self, disconnect: "asyncio.Future[Any]") -> None:
+        self._disconnect = disconnect
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Call back when the caller is gone."""
+        assert self._disconnect is not None
+        self._disconnect.add_done_callback(lambda done: None if done.cancelled() else callback())
+
+
+class SlimHandler:
+    """An ASGI application for the paths below /v1/."""
+
+    def __init__(
+        self, *, body_bytes_max: int, body_timeout_s: float, write_timeout_s: float, depth_max: int
+    ) -> None:
+        self._body_bytes_max = body_bytes_max
+        self._body_timeout_s = body_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._depth_max = depth_max
+        self._views: dict[str, View] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, gateway: Gateway) -> None:
+        request_id = new_request_id()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        disconnect: asyncio.Future[Any] | None = None
+        try:
+            try:
+                body = await self._body(scope, receive)
+            except GatewayError as error:
+                await self._send(send, _error_response(error), request_id)
+                return
+            request = SlimRequest(
+                scope=scope, body=body, gateway=gateway, request_id=request_id, depth_max=self._depth_max
+            )
+            # From here on the next message can only be the disconnect.
+            disconnect = asyncio.ensure_future(receive())
+            request.watch(disconnect)
+            await self._send(send, await self._response(request), request_id)
+        except ClientGoneError:
+            logger.info("client_gone")
+        finally:
+            if disconnect is not None and not disconnect.done():
+                disconnect.cancel()
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body, within its limits of size and time."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._body_bytes_max:
+                raise _too_large(self._body_bytes_max)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self._body_bytes_max:
+                        raise _too_large(self._body_bytes_max)
+                    parts.append(part)
+                    if not message.get("more_body"):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError as error:
+            message_text = f"The body did not arrive within {self._body_timeout_s:g} s; send it again."
+            raise RequestTimeoutError(message_text) from error
+
+    async def _response(self, request: SlimRequest) -> SlimResponse:
+        """The operation's answer, or the error that it raised, as a response. Never raises."""
+        try:
+            view, kwargs = self._view(request)
+            response = await view(request, **kwargs)
+            if response.status_code == METHOD_NOT_ALLOWED:
+                raise MethodNotAllowedError(
+                    f"{request.method} is not allowed here.", allowed=response["Allow"].split(", ")
+                )
+            assert isinstance(response, SlimResponse), "every operation of /v1 answers on the slim path"
+        except GatewayError as error:
+            return _error_response(error)
+        except Exception:
+            logger.exception("request_crashed")
+            return _error_response(
+                InternalError("Something failed inside the gateway; its log has the request id.")
+            )
+        return response
+
+    def _view(self, request: SlimRequest) -> tuple[View, dict[str, Any]]:
+        view = self._views.get(request.path)
+        if view is not None:
+            return view, {}
+        try:
+            match = resolve(request.path)
+        except Resolver404 as error:
+            raise NotFoundError(f"There is no {request.path}; the paths are in /v1/openapi.json.") from error
+        if not match.kwargs and len(self._views) < VIEWS_MAX:
+            self._views[request.path] = match.func
+        return match.func, match.kwargs
+
+    async def _send(self, send: Send, response: SlimResponse, request_id: str) -> None:
+        headers = [(b"x-request-id", request_id.encode())]
+        headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.headers_sent]
+        if response.body is not None:
+            headers.append((b"content-length", b"%d" % len(response.body)))
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        if response.outbox is None:
+            await send({"type": "http.response.body", "body": response.body or b""})
+        else:
+            await self._send_stream(send, response.outbox)
+
+    async def _send_stream(self, send: Send, outbox: Outbox) -> None:
+        """Send what comes; a caller that reads nothing for the write time-out is gone."""
+        try:
+            async for data in outbox.stream():
+                async with asyncio.timeout(self._write_timeout_s):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                if outbox.is_abandoned:
+                    return
+            await send({"type": "http.response.body", "body": b""})
+        except (TimeoutError, OSError) as error:
+            raise ClientGoneError from error
+        finally:
+            # After the last byte this changes nothing; before it, the pump settles by itself.
+            outbox.abandon()
+
+
+def _error_response(error: GatewayError) -> JsonResponse:
+    metrics.FAILURES.labels(error.code).inc()
+    return JsonResponse(error_body(error), status=error.http_status, headers=tuple(error.headers))
+
+
+def _too_large(limit_bytes: int) -> RequestTooLargeError:
+    return RequestTooLargeError(f"The body is larger than {limit_bytes} bytes; send less.")

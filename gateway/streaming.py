@@ -1,0 +1,146 @@
+"""Relays an upstream's event stream: bytes that need no change pass as they came, the rest is parsed.
+
+The relay does no I/O: chunks go in, what may be sent on comes out. It holds back the end of the
+stream, so that the caller can settle before the last byte leaves.
+"""
+
+from typing import Any
+
+import orjson
+
+from gateway.errors import UpstreamError, UpstreamInvalidError
+
+DONE = b"data: [DONE]\n\n"
+# A run of whole frames of JSON objects: what upstreams send nearly always.
+FRAME_START = b"data: {"
+FRAME_JOINT = b"}\n\ndata: {"
+FRAME_END = b"}\n\n"
+USAGE_NULL = (b',"usage":null', b', "usage": null', b',"usage": null')
+FINISHED = (b'"finish_reason":"', b'"finish_reason": "')
+
+
+class StreamRelay:
+    """One stream's state. `feed` raises UpstreamInvalidError or UpstreamError where the stream is wrong."""
+
+    def __init__(self, *, wants_usage: bool, choice_count: int, line_bytes_max: int) -> None:
+        self._wants_usage = wants_usage
+        self._choice_count = choice_count
+        self._line_bytes_max = line_bytes_max
+        self._rest = b""
+        self._finish_count = 0
+        self.reported_usage: object = None
+        self.content_frames = 0
+        self.is_done = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice said why it ended; without that the stream was cut."""
+        return self._finish_count >= self._choice_count
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take what arrived; give back the bytes that may be sent on now, possibly none."""
+        if self.is_done:
+            return b""
+        data = self._rest + chunk if self._rest else chunk
+        if b"\r" in data:
+            # A frame end may be split between its \r and \n: keep the \r for the next chunk.
+            held = data.endswith(b"\r")
+            data = (data[:-1] if held else data).replace(b"\r\n", b"\n") + (b"\r" if held else b"")
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
+            self._keep(data)
+            return b""
+        self._keep(data[end:])
+        frames = data[:end]
+        if not self._wants_usage and b'"usage"' in frames and _is_usage_null_only(frames):
+            # We asked for usage, the client did not: its empty members go, cheaply.
+            for null in USAGE_NULL:
+                frames = frames.replace(null, b"")
+        return frames if self._is_plain(frames) else self._walk(frames)
+
+    def finish(self) -> bytes:
+        """The upstream closed: give back one last frame that came without its blank line, if any."""
+        rest, self._rest = self._rest.strip(), b""
+        return self._walk(rest + b"\n\n") if rest and not self.is_done else b""
+
+    def _keep(self, rest: bytes) -> None:
+        if len(rest) > self._line_bytes_max:
+            raise UpstreamInvalidError(f"The upstream sent a line longer than {self._line_bytes_max} bytes.")
+        self._rest = rest
+
+    def _is_plain(self, frames: bytes) -> bool:
+        """Whether all frames may pass unparsed; counts them if so.
+
+        In JSON a quote inside a string is escaped, so `"usage"` and its like are always members.
+        """
+        if not (frames.startswith(FRAME_START) and frames.endswith(FRAME_END)):
+            return False
+        count = frames.count(b"\n\n")
+        if frames.count(FRAME_JOINT) != count - 1 or b'"error"' in frames:
+            return False
+        if b'"usage"' in frames and not _is_usage_null_only(frames):
+            return False
+        if FINISHED[0] in frames or FINISHED[1] in frames:
+            return False
+        self.content_frames += count
+        return True
+
+    def _walk(self, frames: bytes) -> bytes:
+        kept: list[bytes] = []
+        for frame in frames.split(b"\n\n"):
+            if not frame or self.is_done:
+                continue
+            payload = _payload(frame)
+            if payload is None:
+                kept.append(frame + b"\n\n")  # a comment: a keep-alive
+            elif payload == b"[DONE]":
+                self.is_done = True
+            else:
+                kept.append(self._event(frame, payload))
+        return b"".join(kept)
+
+    def _event(self, frame: bytes, payload: bytes) -> bytes:
+        """One JSON event: note what matters, give back what the client gets of it."""
+        try:
+            event = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            raise UpstreamInvalidError("The upstream sent an event that is not JSON.") from error
+        if not isinstance(event, dict):
+            raise UpstreamInvalidError("The upstream sent an event that is not an object.")
+        if event.get("error"):
+            raise UpstreamError(f"The upstream failed while answering: {_error_text(event['error'])}")
+        choices = event.get("choices") or []
+        if not isinstance(choices, list):
+            raise UpstreamInvalidError("The upstream sent choices that are not a list.")
+        usage = event.get("usage")
+        if usage is not None:
+            self.reported_usage = usage
+        self._finish_count += sum(1 for c in choices if isinstance(c, dict) and c.get("finish_reason"))
+        if choices:
+            self.content_frames += 1
+        if self._wants_usage or "usage" not in event:
+            return frame + b"\n\n"
+        if not choices and usage is not None:
+            return b""  # the extra chunk that the client did not ask for (WIRE 8)
+        del event["usage"]
+        return b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def _payload(frame: bytes) -> bytes | None:
+    """The data of one event, None for a comment; other fields of the protocol are passed over."""
+    lines = frame.split(b"\n")
+    data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    if data:
+        return b"\n".join(data)
+    if all(line.startswith((b":", b"event:", b"id:", b"retry:")) or not line for line in lines):
+        return None
+    raise UpstreamInvalidError("The upstream sent something that is no event stream.")
+
+
+def _is_usage_null_only(frames: bytes) -> bool:
+    return frames.count(b'"usage"') == sum(frames.count(null) for null in USAGE_NULL)
+
+
+def _error_text(error: Any) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)[:300]

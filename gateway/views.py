@@ -1,0 +1,52 @@
+"""Health for people, load balancers and Kubernetes; and the landing page."""
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+
+from gateway.lifespan import Gateway, wall_clock
+
+
+@require_safe
+async def health(request: HttpRequest) -> HttpResponse:
+    """The seed's body; 503 while draining or with nothing that could answer."""
+    gateway = _gateway(request)
+    snapshot = gateway.keeper.snapshot
+    healthy_clusters, total_clusters = snapshot.count_healthy(kind="own")
+    healthy_providers, total_providers = snapshot.count_healthy(kind="provider")
+    if gateway.admission.is_draining:
+        status = "draining"
+    elif healthy_clusters + healthy_providers == 0:
+        status = "unhealthy"
+    else:
+        is_whole = healthy_clusters == total_clusters and healthy_providers == total_providers
+        status = "healthy" if is_whole else "degraded"
+    body = {
+        "status": status,
+        "healthy_clusters": healthy_clusters,
+        "total_clusters": total_clusters,
+        "healthy_providers": healthy_providers,
+        "total_providers": total_providers,
+        "timestamp": wall_clock().isoformat().replace("+00:00", "Z"),
+    }
+    return JsonResponse(body, status=200 if status in {"healthy", "degraded"} else 503)
+
+
+@require_safe
+async def health_live(_request: HttpRequest) -> HttpResponse:
+    """The process answers."""
+    return JsonResponse({"status": "live"})
+
+
+@require_safe
+async def health_ready(request: HttpRequest) -> HttpResponse:
+    """The process takes requests: it has a snapshot, is not draining, and the ledger commits."""
+    gateway = _gateway(request)
+    is_ready = not gateway.admission.is_draining and gateway.ledger.is_available
+    return JsonResponse({"status": "ready" if is_ready else "not ready"}, status=200 if is_ready else 503)
+
+
+def _gateway(request: HttpRequest) -> Gateway:
+    assert isinstance(request, ASGIRequest), "served by gateway.asgi"
+    gateway: Gateway = request.scope["gateway"]
+    return gateway

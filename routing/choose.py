@@ -1,0 +1,114 @@
+"""The decision: which deployments may serve a request, best first, and why the others may not."""
+
+from collections.abc import Sequence
+
+from routing.eligibility import BREAKER_OPEN, exclusion_reason
+from routing.learning import NOTHING_LEARNT, States
+from routing.scoring import POLICIES, ScoreInput, estimated_cost_nanousd
+from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile
+
+# Scores within this share of the best are one: `draw` spreads requests among them.
+TIE_SHARE = 1e-9
+
+
+def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float) -> Decision:
+    """Rank the deployments of the request's route.
+
+    Args:
+        profile: the request; its model must be a route of the fleet (KeyError otherwise).
+        fleet: the frozen inventory with rates.
+        state: what was learnt, by deployment id; an id that is absent was never used.
+        now_s: monotonic seconds, the clock of the states' breakers.
+        draw: a number in [0, 1): the only chance in the decision; it orders exact ties.
+
+    Candidates come before fallbacks. Where nothing but open breakers stands in the way, the one
+    that opens soonest is ranked all the same and the reason says `last_resort`.
+    """
+    plan = fleet.routes[profile.model]
+    policy = plan.policy or fleet.settings.policy
+    ranked, exclusions = _ranked(plan.candidates, profile, fleet, state, now_s, draw, policy)
+    fallbacks, more = _ranked(plan.fallbacks, profile, fleet, state, now_s, draw, policy)
+    exclusions += more
+    reason = policy if ranked else "fallback"
+    ranked += [
+        Candidate(deployment=c.deployment, score=c.score, cost_nanousd=c.cost_nanousd, is_fallback=True)
+        for c in fallbacks
+    ]
+    if not ranked:
+        ranked, reason = _last_resort(exclusions, profile, fleet, state), "last_resort"
+    return Decision(
+        model=profile.model,
+        policy=policy,
+        reason=reason if ranked else "none_eligible",
+        ranked=tuple(ranked),
+        exclusions=tuple(exclusions),
+    )
+
+
+def _ranked(
+    deployments: Sequence[Deployment],
+    profile: RequestProfile,
+    fleet: Fleet,
+    state: States,
+    now_s: float,
+    draw: float,
+    policy: str,
+) -> tuple[list[Candidate], list[Exclusion]]:
+    score = POLICIES[policy]
+    settings = fleet.settings
+    ranked: list[Candidate] = []
+    exclusions: list[Exclusion] = []
+    for deployment in deployments:
+        learnt = state.get(deployment.id, NOTHING_LEARNT)
+        reason = exclusion_reason(deployment, profile=profile, state=learnt, settings=settings, now_s=now_s)
+        if reason:
+            exclusions.append(Exclusion(deployment=deployment, reason=reason))
+            continue
+        cost = estimated_cost_nanousd(
+            deployment=deployment,
+            profile=profile,
+            state=learnt,
+            overhead_permille=settings.overhead_permille,
+        )
+        given = ScoreInput(
+            deployment=deployment,
+            profile=profile,
+            state=learnt,
+            settings=settings,
+            cost_nanousd=cost,
+        )
+        ranked.append(Candidate(deployment=deployment, score=score(given), cost_nanousd=cost))
+    # By score, then by id: the order in which the inventory was read never matters.
+    ranked.sort(key=lambda candidate: (candidate.score, candidate.deployment.id))
+    return _tie_broken(ranked, draw), exclusions
+
+
+def _tie_broken(ranked: list[Candidate], draw: float) -> list[Candidate]:
+    if len(ranked) < 2:
+        return ranked
+    limit = ranked[0].score + abs(ranked[0].score) * TIE_SHARE
+    tied = sum(1 for candidate in ranked if candidate.score <= limit)
+    first = int(draw * tied)
+    return ranked[first:tied] + ranked[:first] + ranked[tied:]
+
+
+def _last_resort(
+    exclusions: Sequence[Exclusion], profile: RequestProfile, fleet: Fleet, state: States
+) -> list[Candidate]:
+    """The deployment whose breaker is the next to be half-open."""
+    suspected = [e.deployment for e in exclusions if e.reason == BREAKER_OPEN]
+    learnt = {d.id: state.get(d.id, NOTHING_LEARNT) for d in suspected}
+    suspected.sort(key=lambda d: (learnt[d.id].breaker.open_until_s, d.id))
+    return [
+        Candidate(
+            deployment=deployment,
+            score=learnt[deployment.id].breaker.open_until_s,
+            cost_nanousd=estimated_cost_nanousd(
+                deployment=deployment,
+                profile=profile,
+                state=learnt[deployment.id],
+                overhead_permille=fleet.settings.overhead_permille,
+            ),
+        )
+        for deployment in suspected[:1]
+    ]

@@ -1,0 +1,159 @@
+"""The values that a routing decision is made of: requests, deployments, rates, usage, decisions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What tokens cost, in micro-USD per million tokens (= pico-USD per token), by bucket of usage."""
+
+    input_microusd_per_mtok: int
+    output_microusd_per_mtok: int
+    cache_read_microusd_per_mtok: int
+    cache_write_5m_microusd_per_mtok: int
+    cache_write_1h_microusd_per_mtok: int
+    reasoning_microusd_per_mtok: int
+    source: str
+
+    @classmethod
+    def flat(cls, *, input_microusd_per_mtok: int, output_microusd_per_mtok: int, source: str) -> "Rate":
+        """A rate without prices of its own for caching and reasoning: they cost as input and output do."""
+        return cls(
+            input_microusd_per_mtok=input_microusd_per_mtok,
+            output_microusd_per_mtok=output_microusd_per_mtok,
+            cache_read_microusd_per_mtok=input_microusd_per_mtok,
+            cache_write_5m_microusd_per_mtok=input_microusd_per_mtok,
+            cache_write_1h_microusd_per_mtok=input_microusd_per_mtok,
+            reasoning_microusd_per_mtok=output_microusd_per_mtok,
+            source=source,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The tokens of one attempt in disjoint buckets; each token is in exactly one, none is negative."""
+
+    input_fresh_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_text_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    is_estimate: bool = False
+
+    @property
+    def input_tokens(self) -> int:
+        """All tokens of the prompt, cached or not: OpenAI's `prompt_tokens`."""
+        return (
+            self.input_fresh_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+        )
+
+    @property
+    def output_tokens(self) -> int:
+        """All tokens that were generated, reasoning included: OpenAI's `completion_tokens`."""
+        return self.output_text_tokens + self.reasoning_tokens + self.audio_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestProfile:
+    """What routing may know of a request: sizes and needs, never its words."""
+
+    model: str
+    surface: str  # chat | completions | embeddings
+    body_bytes: int
+    prompt_tokens_estimate: int
+    prompt_tokens_max: int  # true upper bound
+    output_tokens_max: int | None  # what the client allowed, per choice; None: it did not say
+    choice_count: int
+    needs: frozenset[str]
+    is_priced_only: bool = False  # a hard budget watches: an unpriced deployment may not serve it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A model on a cluster, as routing sees it. `None` means unknown, never zero."""
+
+    id: str
+    cluster: str
+    cluster_kind: str  # own | provider
+    provider: str
+    region: str
+    model: str
+    billing: str  # committed | autoscaled | metered
+    state: str  # active | draining | disabled
+    health: str  # healthy | unhealthy | unknown
+    health_reason: str
+    context_window: int
+    output_tokens_max: int | None
+    capabilities: frozenset[str]
+    rate: Rate | None
+    cost_per_hour_nanousd: int
+    rated_tokens_per_s: int | None
+    measured_tokens_per_s: int | None
+    queue_depth: int | None
+    latency_ms: int | None
+    in_flight_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingSettings:
+    """The installation's routing settings: the configuration file's `router` section."""
+
+    policy: str
+    latency_ms_max: int
+    queue_depth_max: int
+    overhead_permille: int
+    cluster_cost_threshold_nanousd: int  # USD per 1K tokens, in nano-USD
+    is_external_fallback_enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutePlan:
+    """One public model name: who may answer, and who is tried when none of them can."""
+
+    model: str
+    policy: str
+    candidates: tuple[Deployment, ...]
+    fallbacks: tuple[Deployment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """All that `choose` looks at besides the request and what was learnt."""
+
+    routes: Mapping[str, RoutePlan]
+    settings: RoutingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An eligible deployment, its score (lower is better) and this request's estimated cost."""
+
+    deployment: Deployment
+    score: float
+    cost_nanousd: int
+    is_fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """A deployment that may not serve this request, and why."""
+
+    deployment: Deployment
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Where a request may go, best first; `ranked` may be empty, and `exclusions` say why."""
+
+    model: str
+    policy: str
+    reason: str
+    ranked: tuple[Candidate, ...]
+    exclusions: tuple[Exclusion, ...] = field(default=())

@@ -1,0 +1,185 @@
+"""The commands of accounting, as an operator and as a script use them."""
+
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from billing import keys
+from billing.models import ApiKey, Budget, Price, SpendRollup, Team
+from tests.billing.rows import KEY_ID, make_rollup
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command(*arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_create_api_key_makes_all_that_is_missing():
+    answer = json.loads(
+        run(
+            *("create_api_key", "--team", "search", "--name", "ci", "--organisation", "acme"),
+            *("--budget-usd", "12.50", "--window", "week", "--hard", "--timezone", "Europe/Berlin"),
+            *(
+                "--rpm",
+                "60",
+                "--tpm",
+                "1000",
+                "--models",
+                "a, b",
+                "--expires-at",
+                "2027-01-31T00:00Z",
+                "--json",
+            ),
+        )
+    )
+
+    assert list(answer) == ["id", "key", "team", "name"]
+    assert (answer["team"], answer["name"]) == ("search", "ci")
+    principal = keys.load_principals()[keys.digest_key(answer["key"].encode())]
+    budget = Budget.objects.get()
+    assert principal == keys.Principal(
+        key_id=answer["id"],
+        key_name="ci",
+        prefix=answer["key"][:11],
+        team="search",
+        organisation="acme",
+        allowed_models=frozenset({"a", "b"}),
+        expires_at=ApiKey.objects.get().expires_at,
+        revoked_at=None,
+        rpm_max=60,
+        tpm_max=1000,
+        budgets=(
+            keys.BudgetView(
+                id=str(budget.id),
+                owner='key "ci"',
+                limit_nanousd=12_500_000_000,
+                window="week",
+                timezone="Europe/Berlin",
+                is_hard=True,
+            ),
+        ),
+    )
+    assert principal.expires_at.isoformat() == "2027-01-31T00:00:00+00:00"
+
+
+def test_create_api_key_prints_the_key_once_and_joins_the_team():
+    run("create_api_key", "--team", "search", "--name", "first", "--organisation", "acme")
+
+    text = run("create_api_key", "--team", "search", "--name", "second")
+
+    printed = [line for line in text.splitlines() if keys.is_well_formed(line)]
+    assert len(printed) == 1
+    assert Team.objects.count() == 1
+    assert ApiKey.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget-usd", "ten"), "ten is not an amount"),
+        (("--budget-usd", "-1"), "not between"),
+        (("--hard",), "--hard describes a budget: give --budget-usd too"),
+        (("--rpm", "0"), "lets nothing through"),
+        (("--expires-at", "tomorrow"), "is no moment"),
+        (("--budget-usd", "1", "--timezone", "Mars"), "unknown time zone"),
+    ],
+)
+def test_create_api_key_refuses_and_leaves_nothing_behind(arguments, message):
+    with pytest.raises(CommandError, match=message):
+        run("create_api_key", "--team", "search", "--name", "ci", *arguments)
+
+    assert (Team.objects.count(), ApiKey.objects.count()) == (0, 0)
+
+
+def test_usage_report_json_splits_metered_from_amortised():
+    make_rollup(cost_nanousd=7)
+    make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=5)
+
+    span = ("--from", "2026-11-01", "--to", "2026-11-20", "--json")
+    answer = json.loads(run("usage_report", "--group", "key", *span))
+    by_cluster = json.loads(run("usage_report", "--group", "cluster", *span))
+
+    assert answer == {
+        "rows": [
+            {
+                "key": "ci",
+                "key_id": str(KEY_ID),
+                "requests": 2,
+                "input_tokens": 20,
+                "output_tokens": 10,
+                "metered_nanousd": 5,
+                "amortised_nanousd": 7,
+            }
+        ],
+        "idle_nanousd": None,
+        "total_nanousd": 12,
+    }
+    assert [
+        (row["cluster"], row["metered_nanousd"], row["amortised_nanousd"]) for row in by_cluster["rows"]
+    ] == [
+        ("gpu-a", 0, 7),
+        ("openai", 5, 0),
+    ]
+
+
+def test_usage_report_prints_a_table():
+    make_rollup(cost_nanousd=7)
+
+    text = run("usage_report", "--group", "model", "--from", "2026-11-01", "--to", "2026-11-20")
+
+    assert [line.split()[0] for line in text.splitlines()] == ["model", "llama", "Total"]
+    assert "$0.000000007" in text
+
+
+def test_usage_report_refuses_a_bad_date():
+    with pytest.raises(CommandError, match="is not a date"):
+        run("usage_report", "--from", "then")
+
+
+def test_import_prices_twice_changes_nothing():
+    arguments = ("import_prices", "--provider", "openai", "--models", "gpt-4o-mini", "gpt-3.5-turbo")
+    first = run(*arguments)
+    revision = keys.get_revision()
+    second = run(*arguments)
+
+    assert (first, second) == ("2 prices written, 0 unchanged.\n", "0 prices written, 2 unchanged.\n")
+    assert keys.get_revision() == revision
+    price = Price.objects.get(model="gpt-4o-mini")
+    assert (price.input_microusd_per_mtok, price.cache_read_microusd_per_mtok) == (150_000, 75_000)
+    assert price.source.startswith("genai-prices ")
+
+
+def test_import_prices_of_a_whole_provider():
+    text = run("import_prices", "--provider", "claude", "--cluster", "anthropic")
+
+    count = Price.objects.filter(cluster_name="anthropic").count()
+    assert count > 10
+    assert text == f"{count} prices written, 0 unchanged.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--provider", "nobody"), "knows no provider 'nobody'"),
+        (("--provider", "openai", "--models", "gpt-4o-mini", "nope"), "no price for nope"),
+    ],
+)
+def test_import_prices_refuses_and_writes_nothing(arguments, message):
+    with pytest.raises(CommandError, match=message):
+        run("import_prices", *arguments)
+
+    assert Price.objects.count() == 0
+
+
+def test_fold_rollups_says_what_it_wrote():
+    make_rollup()
+
+    text = run("fold_rollups")
+
+    assert text == "1 daily rows written.\n"
+    assert SpendRollup.objects.filter(period="day").count() == 1

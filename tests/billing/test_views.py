@@ -1,0 +1,178 @@
+"""The usage page and its CSV."""
+
+import csv
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from uuid import UUID
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from billing import views
+from billing.models import SpendRollup
+from tests.billing.rows import KEY_ID, make_rollup
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+SPAN = "from=2026-11-14&to=2026-11-20"
+
+
+@pytest.mark.parametrize("path", ["/usage/", "/usage.csv"])
+def test_usage_is_for_staff(client, path):
+    anonymous = client.get(path)
+    client.force_login(User.objects.create_user("visitor"))
+    visitor = client.get(path)
+
+    assert [answer.status_code for answer in (anonymous, visitor)] == [302, 302]
+    assert anonymous["Location"] == f"/admin/login/?next={path}"
+    assert client.post(path).status_code == 405
+
+
+def test_usage_page_shows_sums_chart_and_table(admin_client):
+    make_rollup(cost_nanousd=1_500_000_000, requests=3, failures=1)
+    make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=500_000_000, estimates=1)
+
+    answer = admin_client.get(f"/usage/?{SPAN}&group=cluster")
+    page = answer.content.decode()
+
+    assert answer.status_code == 200
+    for text in (
+        "$2.00",
+        "$0.50 providers, $1.50 own clusters",
+        "25.0%",
+        'aria-label="Spend per day by cluster"',
+        "20 Nov · gpu-a: $1.50",
+        "75.0%",
+        "/usage/?period=custom&amp;from=2026-11-14&amp;to=2026-11-20&amp;group=model&amp;cluster=gpu-a",
+        "/usage.csv?period=custom&amp;from=2026-11-14&amp;to=2026-11-20&amp;group=cluster",
+    ):
+        assert text in page
+    assert "style=" not in page.partition("<main")[2]
+
+
+def test_usage_page_of_one_day_draws_hours(admin_client):
+    make_rollup()
+
+    page = admin_client.get("/usage/?from=2026-11-20&to=2026-11-20").content.decode()
+
+    assert "Spend per hour by cluster" in page
+    assert "09:00 · gpu-a: $0.000001" in page
+
+
+def test_usage_page_without_usage_says_what_to_do(admin_client):
+    page = admin_client.get("/usage/").content.decode()
+
+    assert "No usage in this period" in page
+    assert "/admin/billing/apikey/" in page
+
+
+@pytest.mark.parametrize("group", ["day", "hour", "organisation", "team", "key", "model", "cluster"])
+@pytest.mark.parametrize("period", ["today", "7d", "30d", "month", "last_month", "custom"])
+def test_usage_page_answers_every_period_and_group(admin_client, group, period):
+    make_rollup(starts_at=datetime.now(UTC).replace(minute=0, second=0, microsecond=0))  # noqa: TID251
+
+    answer = admin_client.get(f"/usage/?period={period}&group={group}")
+
+    assert answer.status_code == 200
+
+
+def test_usage_page_shows_names_as_text(admin_client):
+    make_rollup(team="<script>alert(1)</script>", cluster="<b>x</b>")
+
+    page = admin_client.get(f"/usage/?{SPAN}&group=team").content.decode()
+
+    assert "<script>alert(1)" not in page
+    assert "<b>x</b>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_usage_page_filters_and_names_its_filters(admin_client):
+    make_rollup(team="search", cost_nanousd=10**9)
+    make_rollup(team="ads", cost_nanousd=3 * 10**9)
+
+    page = admin_client.get(f"/usage/?{SPAN}&group=key&team=search&key={KEY_ID}").content.decode()
+
+    assert "team: search" in page
+    assert "$1.00" in page
+    assert "$3.00" not in page
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("group=planet", "unknown group &#x27;planet&#x27;"),
+        ("period=year", "unknown period &#x27;year&#x27;"),
+        ("from=yesterday", "is not a date"),
+        ("from=2026-11-20&to=2026-11-01", "ends before it begins"),
+        ("from=1999-01-01", "at most 1100 days"),
+        ("key=7", "is not the id of a key"),
+        ("team=a%00b", "or no text"),
+        ("team=" + "a" * 201, "longer than any name"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/usage/", "/usage.csv"])
+def test_bad_question_gets_400_and_says_why(admin_client, path, query, message):
+    answer = admin_client.get(f"{path}?{query}")
+
+    assert answer.status_code == 400
+    assert message in answer.content.decode()
+
+
+def test_usage_csv_has_exact_amounts_and_no_formulas(admin_client):
+    make_rollup(key_name="=1+1", team="@ads", cost_nanousd=1_234_567_890)
+
+    answer = admin_client.get(f"/usage.csv?{SPAN}&group=key")
+
+    rows = list(csv.DictReader(StringIO(answer.content.decode())))
+    assert answer["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer["Content-Disposition"] == 'attachment; filename="usage-key-2026-11-14-2026-11-20.csv"'
+    assert rows == [
+        {
+            "key": "'=1+1",
+            "id": str(KEY_ID),
+            "belongs_to": "'@ads",
+            "requests": "1",
+            "failures": "0",
+            "estimates": "0",
+            "input_tokens": "10",
+            "cache_read_tokens": "4",
+            "output_tokens": "5",
+            "metered_nanousd": "0",
+            "amortised_nanousd": "1234567890",
+            "cost_nanousd": "1234567890",
+            "cost_usd": "1.23456789",
+        }
+    ]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_neutral_cell_disarms_formulas(start):
+    assert views.neutral_cell(f"{start}x") == f"'{start}x"
+
+
+def test_neutral_cell_leaves_other_texts():
+    assert [views.neutral_cell(text) for text in ("", "a=b", "gpt-4o")] == ["", "a=b", "gpt-4o"]
+
+
+def test_usage_page_shows_200_rows_and_points_to_the_csv(admin_client, monkeypatch):
+    monkeypatch.setattr(views, "ROWS_SHOWN_MAX", 2)
+    for number in range(3):
+        make_rollup(model=f"model-{number}", cost_nanousd=number)
+
+    page = admin_client.get(f"/usage/?{SPAN}&group=model").content.decode()
+
+    assert "1 more rows are in the" in page
+
+
+def test_usage_page_asks_as_many_queries_for_3_rows_as_for_1(admin_client):
+    counts = []
+    for number in range(3):
+        starts_at = datetime(2026, 11, 20, tzinfo=UTC) - timedelta(days=number)
+        make_rollup(key_id=UUID(int=number), model=f"m{number}", team=f"t{number}", starts_at=starts_at)
+        with CaptureQueriesContext(connections[SpendRollup.objects.db]) as queries:
+            admin_client.get(f"/usage/?{SPAN}&group=key")
+        counts.append(len(queries))
+
+    assert counts == [counts[0]] * 3

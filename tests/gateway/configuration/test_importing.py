@@ -1,0 +1,615 @@
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import pytest
+
+from billing.prices import load_rates, put_price
+from billing.revision import get_revision
+from clusters import inventory
+from clusters.catalogue import load_catalogue, put_cluster
+from clusters.models import Cluster, ClusterSecret, Revision, RouterSettings
+from gateway.configuration.document import ConfigurationError
+from gateway.configuration.importing import import_file
+from tests.gateway.configuration.files import (
+    CANARY_KEY,
+    CANARY_SECRET,
+    ENVIRONMENT,
+    ODDITIES,
+    REFERENCE,
+    SEED_FILE,
+)
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LATER = datetime(2030, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def import_text(tmp_path):
+    def run(text, environment=None, *, now=NOW, is_dry_run=False):
+        path = tmp_path / "c.yaml"
+        path.write_text(text)
+        return import_file(path=path, environment=environment or {}, now=now, is_dry_run=is_dry_run)
+
+    return run
+
+
+@pytest.fixture
+def refusals(import_text, tmp_path):
+    """What is wrong with a text, without the file's name; checks that nothing was imported."""
+
+    def run(text, environment=None):
+        before = (load_catalogue(), revisions())
+        with pytest.raises(ConfigurationError) as caught:
+            import_text(text, environment)
+        assert (load_catalogue(), revisions()) == before
+        return [line.removeprefix(f"{tmp_path}/c.yaml:") for line in caught.value.lines]
+
+    return run
+
+
+def revisions():
+    return Revision.objects.values_list("number", flat=True).first(), get_revision()
+
+
+def cluster_named(name):
+    return next(each for each in load_catalogue().clusters if each.name == name)
+
+
+def opened_secrets(name):
+    """The purposes and labels of the live secrets, oldest first."""
+    live = ClusterSecret.objects.filter(cluster__name=name, is_active=True).order_by("created_at")
+    return [(secret.purpose, secret.label) for secret in live]
+
+
+def test_seed_example_imports_without_any_key():
+    report = import_file(path=SEED_FILE, environment={}, now=NOW)
+
+    states = {each.name: (each.values["kind"], each.values["state"]) for each in load_catalogue().clusters}
+    assert states == {
+        "aws-us-west-2": ("own", "active"),
+        "gcp-us-central1": ("own", "active"),
+        "azure-eastus": ("own", "active"),
+        "openai": ("provider", "disabled"),
+        "claude": ("provider", "disabled"),
+        "gemini": ("provider", "disabled"),
+        "openai-premium": ("provider", "disabled"),
+        "claude-premium": ("provider", "disabled"),
+    }
+    assert len([warning for warning in report.warnings if "is disabled, because" in warning]) == 3
+    assert any("OPENAI_API_KEY is not set" in warning for warning in report.warnings)
+
+
+def test_seed_example_imports_with_keys_and_prices_from_the_library():
+    environment = {"OPENAI_API_KEY": CANARY_KEY, "ANTHROPIC_API_KEY": "a-key", "GEMINI_API_KEY": "g-key"}
+
+    import_file(path=SEED_FILE, environment=environment, now=NOW)
+
+    claude = cluster_named("claude")
+    assert claude.values == {
+        "kind": "provider",
+        "provider": "claude",
+        "region": "",
+        "endpoint": "https://api.anthropic.com",
+        "backend": "claude",
+        "auth_type": "bearer",
+        "allow_private_network": False,
+        "billing": "metered",
+        "cost_per_hour_nanousd": 0,
+        "tokens_per_s": None,
+        "in_flight_max": 64,
+        "default_model": "claude-3-haiku-20240307",
+        "rpm_max": 1000,
+        "tpm_max": 100_000,
+        "burst_percent": 120,
+        "state": "active",
+    }
+    assert claude.secret_purposes == frozenset({"bearer"})
+    (deployment,) = claude.deployments
+    assert (deployment.model, deployment.values["context_window"]) == ("claude-3-haiku-20240307", 200_000)
+    rate = load_rates(now=NOW).rate_of(model="claude-3-haiku-20240307", cluster_name="claude")
+    assert (rate.input_microusd_per_mtok, rate.output_microusd_per_mtok) == (250_000, 1_250_000)
+    assert cluster_named("openai-premium").values["state"] == "disabled"
+    assert load_catalogue().settings["policy"] == "hybrid"
+
+
+def test_reference_imports_every_field(import_text):
+    report = import_text(REFERENCE, ENVIRONMENT)
+
+    catalogue = load_catalogue()
+    assert catalogue.settings == {
+        "policy": "marginal",
+        "stickiness_window_s": 60,
+        "health_check_interval_s": 30,
+        "latency_ms_max": 5000,
+        "queue_depth_max": 10,
+        "overhead_permille": 1100,
+        "cluster_cost_threshold_nanousd": 10_000_000,
+        "is_external_fallback_enabled": True,
+        "server_port": 8080,
+        "read_timeout_s": 30,
+        "write_timeout_s": 120,
+        "idle_timeout_s": 60,
+    }
+    own = cluster_named("aws-us-east-1")
+    assert own.values == {
+        "kind": "own",
+        "provider": "aws",
+        "region": "us-east-1",
+        "endpoint": "https://aws.llm.example.com",
+        "backend": "vllm",
+        "auth_type": "hmac",
+        "allow_private_network": False,
+        "billing": "committed",
+        "cost_per_hour_nanousd": 92_800_000,
+        "tokens_per_s": 900,
+        "in_flight_max": 64,
+        "default_model": "",
+        "rpm_max": None,
+        "tpm_max": None,
+        "burst_percent": 100,
+        "state": "active",
+    }
+    assert [asdict(each) for each in own.deployments] == [
+        {
+            "model": "llama-3-8b",
+            "values": {
+                "upstream_name": "meta-llama/Llama-3-8B-Instruct",
+                "context_window": 8192,
+                "output_tokens_max": None,
+                "capabilities": ["chat", "tools"],
+                "is_enabled": True,
+            },
+        }
+    ]
+    assert [asdict(route) for route in catalogue.routes] == [
+        {
+            "model": "fast",
+            "values": {
+                "candidates": ["llama-3-8b", "gpt-4o-mini"],
+                "fallbacks": ["gpt-4o"],
+                "policy": "",
+                "is_enabled": True,
+            },
+        }
+    ]
+    rate = load_rates(now=NOW).rate_of(model="gpt-4o-mini", cluster_name="openai")
+    assert (
+        rate.input_microusd_per_mtok,
+        rate.cache_read_microusd_per_mtok,
+        rate.output_microusd_per_mtok,
+        rate.source,
+    ) == (150_000, 75_000, 600_000, "configuration file")
+    assert opened_secrets("aws-us-east-1") == [("hmac", "configuration file")]
+    assert opened_secrets("openai") == [("bearer", "configuration file")]
+    assert [warning.partition("c.yaml:")[2] for warning in report.warnings] == [
+        "40:17: routes[0].experiment: not in force in this version: requests go to the candidates by the "
+        "routing strategy",
+        '37:12: routes[0].model: no cluster serves "gpt-4o" yet; it is left out until one does',
+    ]
+
+
+def test_report_lists_what_was_created_by_the_files_words(import_text):
+    report = import_text(REFERENCE, ENVIRONMENT)
+
+    assert report.changes == (
+        "~ settings: port (none) -> 8080, routingStrategy cost -> marginal",
+        "+ cluster aws-us-east-1: kind own, endpoint https://aws.llm.example.com, provider aws, "
+        "region us-east-1, costPerHour 0.0928, authType hmac, backend vllm, billing committed, "
+        "tokensPerSecond 900, maxInFlight 64",
+        "+ hmac secret of aws-us-east-1: stored",
+        "+ model llama-3-8b on aws-us-east-1: upstreamName meta-llama/Llama-3-8B-Instruct, "
+        "contextWindow 8192, capabilities [chat, tools]",
+        "+ cluster openai: provider openai, endpoint https://api.openai.com, backend openai, "
+        "authType bearer, billing metered, kind provider, defaultModel gpt-4o-mini, "
+        "requestsPerMinute 3500, tokensPerMinute 90000, burstMultiplier 1.5, state active",
+        "+ bearer secret of openai: stored",
+        "+ model gpt-4o-mini on openai: contextWindow 128000",
+        "+ price of gpt-4o-mini on openai: inputPerMTok 0.15, outputPerMTok 0.6, cachedInputPerMTok 0.075",
+        "+ route fast: candidates [llama-3-8b, gpt-4o-mini], fallbacks [gpt-4o]",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "environment"), [(REFERENCE, ENVIRONMENT), (ODDITIES, {"LAB_SECRET": CANARY_SECRET})]
+)
+def test_second_import_changes_nothing(import_text, text, environment):
+    import_text(text, environment)
+    before = (load_catalogue(), revisions(), list(ClusterSecret.objects.values_list("id", "is_active")))
+
+    report = import_text(text, environment, now=LATER)
+
+    after = (load_catalogue(), revisions(), list(ClusterSecret.objects.values_list("id", "is_active")))
+    assert report.changes == ()
+    assert after == before
+
+
+def test_second_import_of_the_seed_example_changes_nothing():
+    import_file(path=SEED_FILE, environment={}, now=NOW)
+    before = (load_catalogue(), revisions())
+
+    report = import_file(path=SEED_FILE, environment={}, now=LATER)
+
+    assert report.changes == ()
+    assert (load_catalogue(), revisions()) == before
+
+
+def test_dry_run_shows_the_same_and_writes_nothing(import_text):
+    empty = (load_catalogue(), revisions())
+
+    dry = import_text(REFERENCE, ENVIRONMENT, is_dry_run=True)
+
+    assert (load_catalogue(), revisions()) == empty
+    assert not Cluster.objects.exists()
+    assert not RouterSettings.objects.exists()
+    assert dry == import_text(REFERENCE, ENVIRONMENT)
+
+
+def test_change_is_shown_with_its_old_and_new_value(import_text):
+    import_text(REFERENCE, ENVIRONMENT)
+    changed = (
+        REFERENCE.replace("costPerHour: 0.0928", "costPerHour: 0.095")
+        .replace("outputPerMTok: 0.60", "outputPerMTok: 0.70")
+        .replace("capabilities: [chat, tools]", "capabilities: [chat]")
+        .replace("fallbacks: [gpt-4o]", "fallbacks: []")
+    )
+
+    report = import_text(changed, {**ENVIRONMENT, "AWS_SECRET": "another"}, now=LATER)
+
+    assert report.changes == (
+        "~ cluster aws-us-east-1: costPerHour 0.0928 -> 0.095",
+        "~ hmac secret of aws-us-east-1: replaced",
+        "~ model llama-3-8b on aws-us-east-1: capabilities [chat, tools] -> [chat]",
+        "~ price of gpt-4o-mini on openai: outputPerMTok 0.6 -> 0.7, reasoningPerMTok 0.6 -> 0.7",
+        "~ route fast: fallbacks [gpt-4o] -> []",
+    )
+    assert load_rates(now=LATER).rate_of(
+        model="gpt-4o-mini", cluster_name="openai"
+    ).output_microusd_per_mtok == (700_000)
+
+
+def test_secrets_never_show(import_text, capsys, caplog):
+    report = import_text(REFERENCE, ENVIRONMENT)
+    again = import_text(REFERENCE, {**ENVIRONMENT, "AWS_SECRET": CANARY_SECRET + "2"})
+    wrong = REFERENCE.replace("authType: hmac", "authType: none").replace("vllm  ", "${AWS_SECRET}")
+    with pytest.raises(ConfigurationError) as caught:
+        import_text(wrong, ENVIRONMENT)
+
+    shown = "\n".join(
+        [repr(report), repr(again), str(caught.value), repr(caught.value), caplog.text, *capsys.readouterr()]
+    )
+    assert CANARY_SECRET not in shown
+    assert CANARY_KEY not in shown
+
+
+def test_replaced_secret_is_retired_and_one_entered_by_hand_stays(import_text):
+    import_text(REFERENCE, ENVIRONMENT)
+    inventory.store_secret(
+        cluster_id=cluster_named("aws-us-east-1").id, purpose="hmac", plaintext="by-hand", label="rotation"
+    )
+
+    import_text(REFERENCE, {**ENVIRONMENT, "AWS_SECRET": "second"})
+
+    assert opened_secrets("aws-us-east-1") == [("hmac", "rotation"), ("hmac", "configuration file")]
+
+
+def test_secret_entered_by_hand_is_not_stored_twice(import_text):
+    put_cluster(name="aws-us-east-1", values={"endpoint": "https://aws.llm.example.com", "auth_type": "hmac"})
+    inventory.store_secret(
+        cluster_id=cluster_named("aws-us-east-1").id, purpose="hmac", plaintext=CANARY_SECRET, label="x"
+    )
+
+    import_text(REFERENCE, ENVIRONMENT)
+
+    assert opened_secrets("aws-us-east-1") == [("hmac", "x")]
+
+
+def test_missing_variable_keeps_a_stored_secret(import_text):
+    import_text(REFERENCE, ENVIRONMENT)
+
+    report = import_text(REFERENCE, {})
+
+    assert report.changes == ()
+    assert any("AWS_SECRET" in text and "the stored secret stays" in text for text in report.warnings)
+    assert cluster_named("openai").values["state"] == "active"
+
+
+def test_provider_without_its_key_is_enabled_when_the_key_comes(import_text):
+    text = "externalProviders:\n  - {name: p, type: openai, enabled: true, apiKey: '${KEY}', models: [m]}\n"
+    import_text(text)
+    assert cluster_named("p").values["state"] == "disabled"
+
+    report = import_text(text, {"KEY": CANARY_KEY})
+
+    assert report.changes == ("~ cluster p: state disabled -> active", "+ bearer secret of p: stored")
+    assert cluster_named("p").values["state"] == "active"
+
+
+def test_what_the_file_does_not_mention_stays(import_text):
+    import_text(REFERENCE, ENVIRONMENT)
+    put_cluster(name="aws-us-east-1", values={"region": "changed-by-hand", "state": "draining"})
+    put_cluster(name="other", values={"endpoint": "https://other.example.com"})
+
+    import_text("clusters:\n  - {name: aws-us-east-1, endpoint: https://aws.llm.example.com}\n")
+
+    values = cluster_named("aws-us-east-1").values
+    assert (values["region"], values["state"], values["tokens_per_s"]) == ("changed-by-hand", "draining", 900)
+    assert cluster_named("other").values["endpoint"] == "https://other.example.com"
+
+
+def test_price_in_force_is_not_replaced_by_the_librarys(import_text):
+    put_price(
+        model="gpt-4o", input_microusd_per_mtok=1, output_microusd_per_mtok=2, effective_at=NOW, source="us"
+    )
+
+    report = import_text(
+        "externalProviders:\n  - {name: p, type: openai, authType: none, models: [gpt-4o]}\n", now=LATER
+    )
+
+    assert [line for line in report.changes if "price" in line] == []
+
+
+def test_unpriced_model_is_said(import_text, tmp_path):
+    report = import_text(
+        "externalProviders:\n  - {name: p, type: openai, authType: none, defaultModel: house-blend}\n"
+    )
+
+    assert report.warnings == (
+        f'{tmp_path}/c.yaml:2:62: externalProviders[0].defaultModel: the price of "house-blend" is unknown, '
+        "so its requests are not counted in USD; write inputPerMTok and outputPerMTok",
+    )
+
+
+def test_secret_files_are_read_beside_the_configuration(import_text, tmp_path):
+    (tmp_path / "secret.txt").write_text(f"{CANARY_SECRET}\n")
+
+    import_text(
+        "clusters:\n  - {name: a, endpoint: https://a.example.com, authType: bearer,"
+        " sharedSecretFile: secret.txt}\n"
+    )
+    again = import_text(
+        "clusters:\n  - {name: a, endpoint: https://a.example.com, authType: bearer,"
+        f" sharedSecret: {CANARY_SECRET}}}\n"
+    )
+
+    assert again.changes == ()
+    assert opened_secrets("a") == [("bearer", "configuration file")]
+
+
+def test_metrics_interval_of_its_own_is_said_not_to_be_in_force(import_text, tmp_path):
+    report = import_text("router: {healthCheckInterval: 30s, metricsUpdateInterval: 10s}\n")
+
+    assert report.warnings == (
+        f"{tmp_path}/c.yaml:1:61: router.metricsUpdateInterval: not in force: metrics are read with each "
+        "health check; healthCheckInterval says how often",
+    )
+
+
+def test_base_url_is_another_word_for_endpoint(import_text):
+    import_text(
+        "externalProviders:\n"
+        "  - {name: p, type: openai, authType: none, baseURL: https://eu.example.com/v1}\n"
+    )
+
+    assert cluster_named("p").values["endpoint"] == "https://eu.example.com"
+
+
+OWN = "clusters:\n  - name: a\n    endpoint: https://a.example.com\n"
+PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: none\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "cluster: []\n",
+            [
+                '1:1: cluster: found the unknown key "cluster"; write one of server, router, clusters, '
+                "externalProviders, routes (did you mean clusters?)"
+            ],
+        ),
+        ("clusters: {a: 1}\n", ["1:11: clusters: found a section; write a list, each entry after a hyphen"]),
+        ("server: 8080\n", ['1:9: server: found "8080"; write keys with values under it']),
+        (
+            "server: {port: 80800}\n",
+            ['1:16: server.port: found "80800"; write a whole number from 1 to 65535'],
+        ),
+        (
+            "server: {ports: 1}\n",
+            [
+                '1:10: server.ports: found the unknown key "ports"; write one of port, readTimeout, '
+                "writeTimeout, idleTimeout (did you mean port?)"
+            ],
+        ),
+        (
+            "router: {routingStrategy: smart_hybrid}\n",
+            [
+                '1:27: router.routingStrategy: found "smart_hybrid"; write marginal, hybrid, cost, latency, '
+                "cluster_first, external_first or least_busy (did you mean hybrid?)"
+            ],
+        ),
+        ("clusters:\n  - endpoint: https://a.example.com\n", ["2:5: clusters[0]: name is missing; write it"]),
+        ("clusters:\n  - name: a\n", ["2:5: clusters[0]: endpoint is missing; write it"]),
+        (
+            OWN + "    authType: hmca\n",
+            [
+                '4:15: clusters[0].authType: found "hmca"; write none, bearer, hmac or mtls '
+                "(did you mean hmac?)"
+            ],
+        ),
+        (
+            OWN + "    costPerHour: 0.0000000001\n",
+            [
+                '4:18: clusters[0].costPerHour: found "0.0000000001"; write an amount in USD from 0 to '
+                "1000000 with at most 9 digits after the point"
+            ],
+        ),
+        (
+            OWN + "    sharedSecret: hunter2\n",
+            [
+                "4:19: clusters[0].sharedSecret: there is no authType beside it; write authType: "
+                "hmac or bearer, or remove it"
+            ],
+        ),
+        (
+            OWN + "    authType: hmac\n    certFile: x.pem\n",
+            [
+                "5:15: clusters[0].certFile: authType is hmac beside it; write authType: mtls, or remove it",
+            ],
+        ),
+        (
+            OWN + "    authType: hmac\n",
+            [
+                "2:11: clusters[0].name: authType hmac needs sharedSecret or sharedSecretFile; write it, or "
+                "authType: none"
+            ],
+        ),
+        (
+            OWN + "    authType: hmac\n    sharedSecret: ${NOT_SET}\n",
+            [
+                "5:19: clusters[0].sharedSecret: NOT_SET is not set (or empty) in the environment; set it, or "
+                "write the value here"
+            ],
+        ),
+        (
+            OWN + "    authType: bearer\n    sharedSecret: two words\n",
+            [
+                "5:19: clusters[0].sharedSecret: the token has characters that no header may carry: copy it "
+                "again, without spaces"
+            ],
+        ),
+        (
+            OWN + "    authType: hmac\n    sharedSecretFile: nowhere.txt\n",
+            [
+                '5:23: clusters[0].sharedSecretFile: cannot read the file "nowhere.txt" (No such file or '
+                "directory); write the path of one"
+            ],
+        ),
+        (
+            OWN + "    region: ${NOT_SET}\n",
+            [
+                "4:13: clusters[0].region: NOT_SET is not set (or empty) in the environment; set it, or write "
+                "the value here"
+            ],
+        ),
+        (
+            "clusters:\n  - {name: a, endpoint: http://10.0.0.7}\n",
+            [
+                "2:25: clusters[0].endpoint: found a private or loopback address, or this machine's name; "
+                "write allowPrivateNetwork: true beside it if that is meant"
+            ],
+        ),
+        (
+            OWN + "  - name: a\n    endpoint: https://b.example.com\n",
+            ['4:11: clusters[1].name: the name "a" stands on line 2 already; write each once'],
+        ),
+        (
+            OWN + "    models: [{name: m, inputPerMTok: 1}]\n",
+            [
+                "4:38: clusters[0].models[0].inputPerMTok: a price needs both inputPerMTok and "
+                "outputPerMTok; write the other one too"
+            ],
+        ),
+        (
+            OWN + "    models: [m, {name: m}]\n",
+            ['4:24: clusters[0].models[1].name: the name "m" stands on line 4 already; write each once'],
+        ),
+        (
+            OWN + "    models: [{name: m, inputPerMTok: 0.0000001, outputPerMTok: 1}]\n",
+            [
+                '4:38: clusters[0].models[0].inputPerMTok: found "0.0000001"; write an amount in USD from 0 '
+                "to 1000000 with at most 6 digits after the point"
+            ],
+        ),
+        (
+            OWN + "    models: [{name: m, capabilities: [chats]}]\n",
+            [
+                '4:38: clusters[0].models[0].capabilities: found "chats"; write chat, completions, '
+                "embeddings, tools, vision, json_schema or reasoning (did you mean chat?)"
+            ],
+        ),
+        (
+            OWN + "    models: ['a,b']\n",
+            [
+                "4:14: clusters[0].models[0]: model: 'a,b' is no model name: no commas, line breaks or "
+                "spaces around it"
+            ],
+        ),
+        (
+            OWN + "    apiKey: hunter2\n",
+            [
+                '4:5: clusters[0].apiKey: found the unknown key "apiKey"; write one of name, endpoint, '
+                "provider, region, costPerHour, authType, backend, billing, tokensPerSecond, maxInFlight, "
+                "allowPrivateNetwork, defaultModel, state, rateLimit, models, sharedSecret, "
+                "sharedSecretFile, certFile, keyFile, caFile"
+            ],
+        ),
+        (
+            "externalProviders:\n  - {name: p, type: anthropic}\n",
+            ['2:21: externalProviders[0].type: found "anthropic"; write openai, claude or gemini'],
+        ),
+        (
+            "externalProviders:\n  - {name: p, type: openai}\n",
+            ["2:12: externalProviders[0].name: authType bearer needs apiKey; write it, or authType: none"],
+        ),
+        (
+            PROVIDER + "    enabled: false\n    state: active\n",
+            ["5:14: externalProviders[0].enabled: state is active beside it; remove one of the two"],
+        ),
+        (
+            PROVIDER + "    endpoint: https://a.example.com\n    baseURL: https://a.example.com\n",
+            [
+                "6:14: externalProviders[0].baseURL: endpoint says it already; write one of the two",
+            ],
+        ),
+        ("routes:\n  - model: fast\n", ["2:5: routes[0]: candidates is missing; write it"]),
+        (
+            "routes:\n  - {model: fast, candidates: []}\n",
+            ["2:31: routes[0].candidates: found no model; write at least one"],
+        ),
+        (
+            "routes:\n  - {model: f, candidates: [a], experiment: {name: x, arms: [{model: a, weight: 0}]}}\n",
+            ["2:61: routes[0].experiment.arms: no arm has a weight above 0; write one"],
+        ),
+        (
+            "routes:\n  - {model: f, candidates: [a], experiment: {arms: []}}\n",
+            ["2:45: routes[0].experiment: name is missing; write it"],
+        ),
+    ],
+)
+def test_refusal_names_the_line_and_what_would_be_right(refusals, text, lines):
+    assert refusals(text) == lines
+
+
+def test_every_problem_is_shown_at_once_and_nothing_is_imported(refusals):
+    text = (
+        "router: {overheadFactor: x}\n"
+        + OWN
+        + "  - {name: b, endpoint: http://127.0.0.1}\n  - {name: c, endpoint: https://c.example.com, tier: 1}\n"
+        "routes:\n  - {model: f, candidates: ['a,b']}\n"
+    )
+
+    lines = refusals(text)
+
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        "router.overheadFactor",
+        "clusters[1].endpoint",
+        "clusters[2].tier",
+        "routes[0].model",
+    ]
+
+
+def test_problems_show_no_secret_of_a_refused_file(refusals):
+    lines = refusals(REFERENCE.replace("authType: hmac", "authType: mtls"), ENVIRONMENT)
+
+    assert CANARY_SECRET not in "\n".join(lines)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        import_file(path=tmp_path / "none.yaml", environment={}, now=NOW)
+
+    assert caught.value.lines == (
+        f"{tmp_path}/none.yaml:1:1: cannot read it (No such file or directory); name a configuration file",
+    )
