@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 # A Python to prefer, e.g. `make install PYTHON=/opt/python3.12/bin/python3`.
 PYTHON ?=
 PYTEST_ARGS ?= -q -n logical --maxprocesses 4
+UP_ARGS ?=
 BENCH_ARGS ?=
 PACKAGES := gateway clusters billing routing
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
@@ -18,7 +19,7 @@ help: ## List these commands
 install: $(INSTALLED) ## Make .venv and install everything into it
 
 run: $(INSTALLED) ## Start everything: web, worker, beat, Valkey and the demo fleet
-	@GATEWAY_DEMO=$${GATEWAY_DEMO:-1} $(BIN)/python manage.py up $(UP_ARGS)
+	@exec env GATEWAY_DEMO=$${GATEWAY_DEMO:-1} $(BIN)/python manage.py up $(UP_ARGS)
 
 test: $(INSTALLED) ## Run the tests on SQLite, then on PostgreSQL
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -26,26 +26,24 @@ def fold_days(*, now: datetime) -> int:
     A day is recomputed whole, never added to: folding twice changes nothing. After a pause it goes on from
     the last day that was folded. Hours may be pruned by whole days only, or a day would shrink here.
     """
-    today = _day_of(now)
-    day = _first_day(today=today)
-    last_day = min(today, day + timedelta(days=DAYS_PER_RUN_MAX))
     row_count = 0
-    while day <= last_day:
+    for day in _days_to_fold(now=now)[:DAYS_PER_RUN_MAX]:
         # One transaction a day, so that settling never waits long for the lock.
         with ledger_transaction():
             row_count += _fold_day(day=day, now=now)
-        day += timedelta(days=1)
     return row_count
 
 
-def _first_day(*, today: datetime) -> datetime:
-    recent = today - timedelta(days=FOLDED_AGAIN_DAYS)
-    latest_day = SpendRollup.objects.filter(period=SpendRollup.Period.DAY).order_by("-starts_at")
-    oldest_hour = SpendRollup.objects.filter(period=SpendRollup.Period.HOUR).order_by("starts_at")
-    known = latest_day.values_list("starts_at", flat=True).first()
-    if known is None:
-        known = oldest_hour.values_list("starts_at", flat=True).first()
-    return recent if known is None else min(_day_of(known), recent)
+def _days_to_fold(*, now: datetime) -> list[datetime]:
+    """The days with usage, oldest first, from the last folded one or three days ago on."""
+    recent = _day_of(now) - timedelta(days=FOLDED_AGAIN_DAYS)
+    folded = SpendRollup.objects.filter(period=SpendRollup.Period.DAY).order_by("-starts_at")
+    latest = folded.values_list("starts_at", flat=True).first()
+    hours = SpendRollup.objects.filter(period=SpendRollup.Period.HOUR)
+    if latest is not None:
+        hours = hours.filter(starts_at__gte=min(latest, recent))
+    moments = hours.order_by("starts_at").values_list("starts_at", flat=True).distinct()
+    return sorted({_day_of(moment) for moment in moments})
 
 
 def _fold_day(*, day: datetime, now: datetime) -> int:

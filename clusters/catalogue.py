@@ -153,9 +153,12 @@ def put_secret(*, cluster_name: str, purpose: str, plaintext: str, label: str) -
     """
     with transaction.atomic():
         cluster = _get_cluster(name=cluster_name)
-        is_stored = inventory.put_secret(
-            cluster_id=cluster.id, purpose=purpose, plaintext=plaintext, label=label
-        )
+        try:
+            is_stored = inventory.put_secret(
+                cluster_id=cluster.id, purpose=purpose, plaintext=plaintext, label=label
+            )
+        except vault.VaultError as error:
+            raise inventory.InventoryError(str(error)) from error
         live = ClusterSecret.objects.filter(cluster=cluster, purpose=purpose, label=label, is_active=True)
         stale_ids = [
             secret.id

@@ -56,7 +56,8 @@ class InventoryForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's clas
 
     def _get_validation_exclusions(self) -> set[str]:
         # The inventory judges endpoints: Django's URL check knows no host names without a dot.
-        return super()._get_validation_exclusions() | {"endpoint"}
+        exclusions: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # not in the stubs
+        return exclusions | {"endpoint"}
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]  # a documented hook, missing in the stubs

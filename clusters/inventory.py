@@ -167,7 +167,7 @@ def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str =
         if live >= SECRETS_LIVE_MAX:
             raise InventoryError(f"{live} {purpose} secrets are live already: retire one first")
         secret_id = uuid4()
-        sealed = vault.encrypt(plaintext=text, record_id=secret_id)
+        sealed = _sealed(plaintext=text, record_id=secret_id)
         ClusterSecret.objects.create(
             id=secret_id,
             cluster_id=cluster_id,
@@ -439,6 +439,13 @@ def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> 
     if observation.tokens_per_s is not None:
         cluster.measured_tokens_per_s = observation.tokens_per_s
     cluster.latency_ms = settled_latency_ms(before_ms=cluster.latency_ms, observation=observation)
+
+
+def _sealed(*, plaintext: str, record_id: UUID) -> vault.Sealed:
+    try:
+        return vault.encrypt(plaintext=plaintext, record_id=record_id)
+    except vault.VaultError as error:
+        raise InventoryError(f"the secret was not stored: {error}") from error
 
 
 def _forget_latest_probe(cluster_id: UUID) -> None:

@@ -168,13 +168,13 @@ def _pid_path(data_dir: Path) -> Path:
 
 
 def _running_pid(data_dir: Path) -> int | None:
-    """The process id that the last `up` noted, if a process of that number lives."""
+    """The process id that another `up` noted, if a process of that number lives."""
     try:
         pid = int(_pid_path(data_dir).read_text())
         os.kill(pid, 0)
     except (OSError, ValueError):
         return None
-    return pid
+    return pid if pid != os.getpid() else None
 
 
 def _database_place(described: Mapping[str, Any]) -> str:

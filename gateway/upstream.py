@@ -131,7 +131,7 @@ class Upstreams:
         signed = target.signer.headers(
             method="POST",
             authority=url.netloc.decode("ascii"),
-            path=url.path,
+            path=url.raw_path.partition(b"?")[0].decode("ascii"),
             query=url.query.decode("ascii"),
             body=body,
             now_s=self._wall_clock_s(),

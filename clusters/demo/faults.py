@@ -13,7 +13,7 @@ from typing import Any
 from clusters.demo.answer import Answer
 from clusters.demo.exchange import Exchange
 from clusters.demo.replies import DONE, JsonObject, Usage, frame
-from clusters.demo.wire import CompletionRequest, error_body
+from clusters.demo.wire import OUTPUT_TOKENS_MAX, CompletionRequest, error_body
 
 Fault = Callable[[Answer], Awaitable[None]]
 SideFault = Callable[[Exchange], Awaitable[None]]
@@ -155,7 +155,8 @@ async def ignores_max_tokens(answer: Answer) -> None:
     """Say 64 tokens more than the request allows for each choice."""
     request = answer.request
     if isinstance(request, CompletionRequest) and request.tokens_max is not None:
-        knobs = replace(request.knobs, completion_tokens=request.tokens_max + SURPLUS_TOKENS)
+        tokens = min(request.tokens_max, OUTPUT_TOKENS_MAX) + SURPLUS_TOKENS
+        knobs = replace(request.knobs, completion_tokens=tokens)
         answer.plan(replace(request, tokens_max=None, knobs=knobs))
     await answer.give()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from clusters.demo.wire import CompletionRequest, Prompt, Tool
+from clusters.demo.wire import OUTPUT_TOKENS_MAX, CompletionRequest, Prompt, Tool
 from clusters.demo.words import follower_words, natural_length, seeded_random, spoken_words
 
 OTHER_TYPE_VALUES: dict[str, Any] = {
@@ -78,8 +78,9 @@ class Speech:
 def plan_speech(*, request: CompletionRequest, seed: int, context_tokens_max: int) -> Speech:
     """The same request and seed always give the same speech."""
     choices: list[Choice] = []
+    share_max = OUTPUT_TOKENS_MAX // (len(request.prompts) * request.choice_count)
     for prompt in request.prompts:
-        room = max(context_tokens_max - prompt.tokens, 0)
+        room = min(max(context_tokens_max - prompt.tokens, 0), share_max)
         tokens_max = room if request.tokens_max is None else min(request.tokens_max, room)
         for _ in range(request.choice_count):
             index = len(choices)

@@ -18,10 +18,13 @@ EMBEDDINGS_PATH = "/v1/embeddings"
 
 CHOICES_MAX = 128
 INPUTS_MAX = 2048
+# Of all choices together: the words are planned, and kept, before the first is sent.
 OUTPUT_TOKENS_MAX = 200_000
 STOPS_MAX = 16
 DIMENSIONS_MAX = 4096
 DIMENSIONS_DEFAULT = 64
+# Of all vectors together.
+VECTOR_NUMBERS_MAX = 1_000_000
 FAULT_AFTER_TOKENS_DEFAULT = 3
 RETRY_AFTER_S_MAX = 86_400
 
@@ -138,11 +141,15 @@ def parse_completion(*, path: str, members: Mapping[str, Any]) -> CompletionRequ
     tokens_max = whole(members, "max_completion_tokens", least=1) if is_chat else None
     if tokens_max is None:
         tokens_max = whole(members, "max_tokens", least=1)
+    prompts = chat_prompts(members) if is_chat else input_prompts(members, name="prompt")
+    choice_count = whole(members, "n", least=1, most=CHOICES_MAX) or 1
+    if len(prompts) * choice_count > INPUTS_MAX:
+        raise RequestError(f"n times the prompts must be {INPUTS_MAX} at most.", param="n")
     return CompletionRequest(
         path=path,
         model=member(members, "model", str, ""),
-        prompts=chat_prompts(members) if is_chat else input_prompts(members, name="prompt"),
-        choice_count=whole(members, "n", least=1, most=CHOICES_MAX) or 1,
+        prompts=prompts,
+        choice_count=choice_count,
         tokens_max=tokens_max,
         stops=parse_stops(members.get("stop")),
         is_stream=member(members, "stream", bool, False),
@@ -156,11 +163,15 @@ def parse_embedding(members: Mapping[str, Any]) -> EmbeddingRequest:
     encoding = member(members, "encoding_format", str, "float")
     if encoding not in {"float", "base64"}:
         raise RequestError("encoding_format is float or base64.", param="encoding_format")
+    prompts = input_prompts(members, name="input")
+    dimensions = whole(members, "dimensions", least=1, most=DIMENSIONS_MAX) or DIMENSIONS_DEFAULT
+    if len(prompts) * dimensions > VECTOR_NUMBERS_MAX:
+        raise RequestError("dimensions are too many for so many inputs.", param="dimensions")
     return EmbeddingRequest(
         path=EMBEDDINGS_PATH,
         model=member(members, "model", str, ""),
-        prompts=input_prompts(members, name="input"),
-        dimensions=whole(members, "dimensions", least=1, most=DIMENSIONS_MAX) or DIMENSIONS_DEFAULT,
+        prompts=prompts,
+        dimensions=dimensions,
         is_base64=encoding == "base64",
         knobs=parse_knobs(members),
     )

@@ -14,7 +14,6 @@ from billing.prices import PriceRecordError, RateTable, load_rates, put_price
 from clusters import catalogue
 from clusters.endpoint import EndpointError, check_endpoint
 from clusters.inventory import InventoryError
-from clusters.vault import VaultError
 from gateway.configuration import difference
 from gateway.configuration.document import FILE_BYTES_MAX, ConfigurationError, Place, read_document
 from gateway.configuration.members import Notes
@@ -274,7 +273,7 @@ class _Importing:
         with suppress(_RefusedError), transaction.atomic():
             try:
                 return write()
-            except (InventoryError, PriceRecordError, VaultError) as error:
+            except (InventoryError, PriceRecordError) as error:
                 self._notes.refuse(place, str(error))
                 raise _RefusedError from error
         return None

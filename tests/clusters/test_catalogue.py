@@ -87,3 +87,11 @@ def test_load_catalogue_takes_five_queries(django_assert_num_queries):
         ("b", frozenset({"hmac"})),
         ("c", frozenset({"hmac"})),
     ]
+
+
+def test_put_secret_without_an_encryption_key_is_refused(settings):
+    put_cluster(name="a", values={"endpoint": "https://a.example.com"})
+    settings.ENCRYPTION_KEYS = []
+
+    with pytest.raises(InventoryError, match="no encryption key is set"):
+        put_secret(cluster_name="a", purpose="hmac", plaintext="word", label="file")

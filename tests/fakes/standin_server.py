@@ -54,7 +54,6 @@ class ThreadedServer(StandinServer):
     def __init__(self, app):
         super().__init__(app)
         self.has_started = threading.Event()
-        self.loop = None
 
     async def startup(self, sockets=None):
         await super().startup(sockets)

@@ -68,16 +68,33 @@ def test_taken_port_is_named(tmp_path):
         )
 
 
-def test_taken_port_names_the_tollgate_that_may_hold_it(tmp_path):
-    with (
-        preflight.held_data_dir(tmp_path),
-        socket.create_server(("127.0.0.1", 0)) as holder,
-    ):
-        port = holder.getsockname()[1]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from gateway import preflight
+with preflight.held_data_dir(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the data folder."""
+    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_taken_port_names_the_tollgate_that_may_hold_it(tmp_path, holder):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
 
         assert refusal(preflight.check_port, host="127.0.0.1", port=port, data_dir=tmp_path) == (
             f"port {port} on 127.0.0.1 is taken (by another Tollgate? its {tmp_path}/up.pid says "
-            f"{os.getpid()}): stop what holds it, or set GATEWAY_PORT"
+            f"{holder.pid}): stop what holds it, or set GATEWAY_PORT"
         )
 
 
@@ -102,37 +119,23 @@ def test_port_that_this_user_may_not_have_is_named(tmp_path, monkeypatch):
 
 def enter(data_dir):
     with preflight.held_data_dir(data_dir):
-        pass
+        assert (data_dir / "up.pid").read_text() == f"{os.getpid()}\n"
 
 
-def test_second_up_on_a_data_folder_is_refused(tmp_path):
-    with preflight.held_data_dir(tmp_path):
-        assert refusal(enter, tmp_path) == (
-            f"`manage.py up` is running on {tmp_path} already (process {os.getpid()}): stop it, or set "
-            "GATEWAY_DATA_DIR and GATEWAY_PORT for a second one"
-        )
-
-    enter(tmp_path)
-    assert not (tmp_path / "up.pid").exists()
-
-
-def test_data_folder_is_free_again_when_its_holder_is_killed(tmp_path):
-    code = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from gateway import preflight\n"
-        "with preflight.held_data_dir(Path(sys.argv[1])):\n"
-        "    print('held', flush=True)\n"
-        "    time.sleep(60)\n"
+def test_second_up_on_a_data_folder_is_refused(tmp_path, holder):
+    assert refusal(enter, tmp_path) == (
+        f"`manage.py up` is running on {tmp_path} already (process {holder.pid}): stop it, or set "
+        "GATEWAY_DATA_DIR and GATEWAY_PORT for a second one"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as holder:
-        assert holder.stdout.readline() == "held\n"
-        assert f"(process {holder.pid})" in refusal(enter, tmp_path)
-        holder.kill()
+
+
+def test_data_folder_is_free_again_when_its_holder_is_killed(tmp_path, holder):
+    holder.kill()
+    holder.wait()
 
     enter(tmp_path)
+
+    assert not (tmp_path / "up.pid").exists()
 
 
 @pytest.mark.django_db(databases="__all__")

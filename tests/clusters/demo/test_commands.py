@@ -2,12 +2,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from django.core.management import CommandError, call_command
 
+from clusters.demo.standin import Standin, StandinSettings
+from clusters.management.commands.demo_cluster import load_verify
+from clusters.signing import Rfc9421Signer
 from tests.clusters.demo.replies_of import CHAT, chat
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,12 +32,14 @@ def start_command():
             env={**os.environ, "DEMO_SECRET": "s3cret"},
         )
         started.append(process)
+        assert process.stdout is not None
         return process, process.stdout.readline().split()[-1]
 
     yield start
     for process in started:
         process.kill()
         process.wait()
+        assert process.stdout is not None
         process.stdout.close()
 
 
@@ -77,6 +83,29 @@ def test_demo_llama_writes_its_model_and_serves(start_command, tmp_path):
     assert process.wait(timeout=5) == 0
     assert health.json() == {"status": "ok"}
     assert model_path.stat().st_size == 4_082_688
+
+
+async def test_demo_cluster_serves_what_the_gateway_signed_once(monkeypatch):
+    monkeypatch.setenv("DEMO_SECRET", "s3cret")
+    app = Standin(StandinSettings(verify=load_verify("DEMO_SECRET")))
+    body = b'{"model": "llama-3-8b", "prompt": "hello"}'
+    headers = Rfc9421Signer(secrets=[("key-1", "s3cret")]).headers(
+        method="POST",
+        authority="standin",
+        path="/v1/completions",
+        query="a=1",
+        body=body,
+        now_s=int(time.time()),  # noqa: TID251 -- the verifier reads the clock too
+        nonce="nonce-1-of-this-test",
+    )
+
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://standin") as client:
+        url = "/v1/completions?a=1"
+        served = await client.post(url, content=body, headers=headers)
+        replayed = await client.post(url, content=body, headers=headers)
+
+    assert (served.status_code, replayed.status_code) == (200, 401)
 
 
 def test_demo_cluster_says_that_the_secret_is_missing(monkeypatch):

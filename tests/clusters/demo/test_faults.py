@@ -29,6 +29,8 @@ BODIES = {
     ),
     "empty_200": ("application/json", ""),
 }
+# A stall is waited for so long; long enough for the head of an answer on a busy machine.
+STALL_S = 0.3
 SAID = '"content":"'
 
 
@@ -120,7 +122,7 @@ async def test_stall_headers_answers_nothing(client, stream):
 async def test_stall_first_sends_headers_alone(client, stream):
     body = chat(stream=stream, standin_fault="stall_first")
 
-    async with client.stream("POST", CHAT, json=body, timeout=0.05) as response:
+    async with client.stream("POST", CHAT, json=body, timeout=STALL_S) as response:
         data, error = await read_broken(response)
 
     assert (response.status_code, data, error) == (200, b"", httpx.ReadTimeout)
@@ -135,11 +137,12 @@ async def test_stall_first_sends_headers_alone(client, stream):
     ],
 )
 async def test_answer_breaks_off(standin, client, kind, stream_error, whole_error):
+    timeout_s = STALL_S if kind == "stall_mid" else 5
     stream = chat(stream=True, standin_fault=kind)
-    async with client.stream("POST", CHAT, json=stream, timeout=0.2) as response:
+    async with client.stream("POST", CHAT, json=stream, timeout=timeout_s) as response:
         data, error = await read_broken(response)
     whole = chat(standin_fault=kind)
-    async with client.stream("POST", CHAT, json=whole, timeout=0.2) as response:
+    async with client.stream("POST", CHAT, json=whole, timeout=timeout_s) as response:
         half, half_error = await read_broken(response)
 
     assert (error, half_error) == (stream_error, whole_error)
@@ -249,7 +252,7 @@ async def test_embeddings_have_faults_too(standin, client):
 async def test_standin_serves_on_after_each_fault(standin, client, kind):
     body = chat(stream=True, max_tokens=4, standin_fault=kind)
     with contextlib.suppress(httpx.TransportError):
-        await client.post(CHAT, json=body, timeout=0.05)
+        await client.post(CHAT, json=body, timeout=STALL_S if kind.startswith("stall") else 5)
 
     response = await client.post(CHAT, json=chat(max_tokens=2))
 

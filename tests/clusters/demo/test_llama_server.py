@@ -25,7 +25,7 @@ MESSAGES = [{"role": "user", "content": "the gateway"}]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama:
     url: str
-    process: subprocess.Popen
+    process: subprocess.Popen[str]
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,7 @@ def start_llama(tmp_path_factory):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         started.append(process)
+        assert process.stdout is not None
         return Llama(url=process.stdout.readline().strip(), process=process)
 
     yield start
@@ -130,6 +131,7 @@ def test_llama_ends_cleanly_on_a_signal_in_the_middle_of_a_stream(start_llama, n
 def test_llama_ends_with_its_parent(start_llama):
     server = start_llama(stdin=subprocess.PIPE)
 
+    assert server.process.stdin is not None
     server.process.stdin.close()
 
     assert server.process.wait(timeout=5) == 0

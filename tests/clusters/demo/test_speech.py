@@ -3,16 +3,17 @@ import json
 import pytest
 
 from clusters.demo.speech import cut_at_stop, plan_speech
-from clusters.demo.wire import CHAT_PATH, parse_request
+from clusters.demo.wire import CHAT_PATH, OUTPUT_TOKENS_MAX, CompletionRequest, parse_request
 from clusters.demo.words import TEXT
 from tests.clusters.demo.replies_of import chat
 
 TOOLS = [{"function": {"name": "f", "parameters": {"properties": {"city": {"type": "string"}}}}}]
 
 
-def plan(*, seed=0, **members):
+def plan(*, seed=0, context_tokens_max=1000, **members):
     request = parse_request(path=CHAT_PATH, body=json.dumps(chat(**members)).encode())
-    return plan_speech(request=request, seed=seed, context_tokens_max=1000)
+    assert isinstance(request, CompletionRequest)
+    return plan_speech(request=request, seed=seed, context_tokens_max=context_tokens_max)
 
 
 def test_speech_depends_on_seed_and_prompt_alone():
@@ -50,6 +51,13 @@ def test_speech_is_as_long_as_asked(members, tokens, finish_reason):
     choice = plan(**members).choices[0]
 
     assert (choice.tokens, choice.finish_reason) == (tokens, finish_reason)
+
+
+def test_speech_of_many_choices_is_bounded_in_all():
+    speech = plan(n=128, standin_completion_tokens=200_000, context_tokens_max=500_000)
+
+    assert {choice.finish_reason for choice in speech.choices} == {"length"}
+    assert speech.tokens == OUTPUT_TOKENS_MAX // 128 * 128
 
 
 def test_call_is_padded_with_blanks_to_its_length():

@@ -500,7 +500,7 @@ async def test_lost_client_stops_its_stream_and_frees_the_slot(tokens_per_s):
                 return await loads(client) == (0, 0)
 
             await until(is_idle)
-            [record] = server.app.records
+            [record] = await server.ended_records(1)
             after = await client.post(CHAT, json=chat(max_tokens=2))
 
     assert record["outcome"] == "cancelled"

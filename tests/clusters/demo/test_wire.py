@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from clusters.demo.wire import CHAT_PATH, EMBEDDINGS_PATH, RequestError, parse_request
+from clusters.demo.wire import CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, RequestError, parse_request
 from tests.clusters.demo.replies_of import chat
 
 
@@ -59,6 +59,20 @@ def test_chat_refuses_and_names_the_member(members, param):
         parse(chat(**members))
 
     assert (caught.value.status, caught.value.body["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "param"),
+    [
+        (COMPLETIONS_PATH, {"prompt": ["a"] * 100, "n": 100}, "n"),
+        (EMBEDDINGS_PATH, {"input": ["a"] * 1000, "dimensions": 1001}, "dimensions"),
+    ],
+)
+def test_request_for_too_much_at_once_is_refused(path, members, param):
+    with pytest.raises(RequestError) as caught:
+        parse({"model": "m", **members}, path)
+
+    assert caught.value.body["error"]["param"] == param
 
 
 @pytest.mark.parametrize("given", [None, [], [""] * 2049, [1, "a"], [[1], ["a"]], {"a": 1}, [[]]])

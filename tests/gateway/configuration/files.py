@@ -46,7 +46,8 @@ routes:                           # public model names; left out: each model's o
   - model: fast
     candidates: [llama-3-8b, gpt-4o-mini]
     fallbacks: [gpt-4o]
-    experiment: {name: mini-vs-llama, arms: [{model: llama-3-8b, weight: 90}, {model: gpt-4o-mini, weight: 10}]}
+    experiment: {name: mini-vs-llama, arms: [{model: llama-3-8b, weight: 90},
+      {model: gpt-4o-mini, weight: 10}]}
 """
 CANARY_SECRET = "canary-hmac-7f3a9c"
 CANARY_KEY = "sk-canary-51be02"

@@ -30,7 +30,7 @@ def test_import_config_says_what_changed_then_no_changes(reference_file):
 
     assert first.splitlines()[-1] == "9 changes made"
     assert second == "no changes\n"
-    assert warnings.startswith(f"warning: {reference_file}:40:17: routes[0].experiment: not in force")
+    assert warnings.startswith(f"warning: {reference_file}:41:17: routes[0].experiment: not in force")
     assert CANARY_SECRET not in first + warnings
     assert CANARY_KEY not in first + warnings
 
@@ -50,8 +50,10 @@ def test_import_config_ends_with_every_problem(tmp_path):
         run("import_config", str(path))
 
     assert str(caught.value).splitlines() == [
-        f'{path}:1:1: servers: found the unknown key "servers"; write one of server, router, clusters, '
-        "externalProviders, routes (did you mean server?)",
+        (
+            f'{path}:1:1: servers: found the unknown key "servers"; write one of server, router, clusters, '
+            "externalProviders, routes (did you mean server?)"
+        ),
         f'{path}:2:24: router.maxLatencyMs: found "soon"; write a whole number from 1 to 2147483647',
         "nothing was imported",
     ]

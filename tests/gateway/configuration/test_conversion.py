@@ -173,8 +173,21 @@ def test_names_refuse_one_that_stands_twice():
         "${X}",
         "$${X",
         "é",
-    ]
-    + ['"q"', "back\\slash", "- x", "{a}", "[a", "*a", "&a", "!a", "~", "@", "%", "|", "a,b", "'"],
+        '"q"',
+        "back\\slash",
+        "- x",
+        "{a}",
+        "[a",
+        "*a",
+        "&a",
+        "!a",
+        "~",
+        "@",
+        "%",
+        "|",
+        "a,b",
+        "'",
+    ],
 )
 def test_quoted_text_is_read_back_as_it_was(text):
     line = f"a: {{k: {conversion.quoted(text)}, l: 1}}\nb: {conversion.quoted(text)}\n"

@@ -75,8 +75,11 @@ def test_document_merges_anchors():
         ),
         (
             "a: !secret x\n",
-            "c.yaml:1:4: a: found a YAML tag (!…); write a plain value, and quotes around one that begins "
-            "with !",
+            (
+                "c.yaml:1:4: a: found a YAML tag (!…); write a plain value, and quotes around one that "
+                "begins "
+                "with !"
+            ),
         ),
         ("a: ${1X}\n", "c.yaml:1:4: a: found ${…} without a name; write ${NAME}, or $${ for a plain ${"),
         ("a: ${X\n", "c.yaml:1:4: a: found ${…} without a name; write ${NAME}, or $${ for a plain ${"),
@@ -112,15 +115,20 @@ def test_document_collects_problems(text, line):
         (
             b"a: 1\nsecret: *hunter2\n",
             (
-                "c.yaml:2:9: this is not YAML: found undefined alias '…'; a value with special characters "
-                "needs quotes",
+                (
+                    "c.yaml:2:9: this is not YAML: found undefined alias '…'; a value with special "
+                    "characters "
+                    "needs quotes"
+                ),
             ),
         ),
         (
             b"a: b: c\n",
             (
-                "c.yaml:1:5: this is not YAML: mapping values are not allowed here; a value with special "
-                "characters needs quotes",
+                (
+                    "c.yaml:1:5: this is not YAML: mapping values are not allowed here; a value with special "
+                    "characters needs quotes"
+                ),
             ),
         ),
         (b"a: " + b"x" * 1024 * 1024, ("c.yaml:1:1: the file is over 1048576 bytes; split it",)),

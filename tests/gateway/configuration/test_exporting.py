@@ -6,7 +6,7 @@ from billing.models import Price
 from clusters.catalogue import load_catalogue
 from clusters.models import Cluster, Route, RouterSettings
 from gateway.configuration.exporting import export_text
-from gateway.configuration.importing import import_file
+from tests.gateway.configuration.conftest import NOW
 from tests.gateway.configuration.files import (
     CANARY_KEY,
     CANARY_SECRET,
@@ -18,19 +18,8 @@ from tests.gateway.configuration.files import (
 
 pytestmark = pytest.mark.django_db
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
 KEYS = {"OPENAI_API_KEY": CANARY_KEY, "ANTHROPIC_API_KEY": "a-key", "GEMINI_API_KEY": "g-key"}
-
-
-@pytest.fixture
-def import_text(tmp_path):
-    def run(text, environment, *, now=NOW):
-        path = tmp_path / "c.yaml"
-        path.write_text(text)
-        return import_file(path=path, environment=environment, now=now)
-
-    return run
 
 
 def empty_the_database():

@@ -1,15 +1,19 @@
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from billing.prices import load_rates, put_price
-from billing.revision import get_revision
 from clusters import inventory
 from clusters.catalogue import load_catalogue, put_cluster
-from clusters.models import Cluster, ClusterSecret, Revision, RouterSettings
+from clusters.models import Cluster, ClusterSecret, RouterSettings
 from gateway.configuration.document import ConfigurationError
 from gateway.configuration.importing import import_file
+from tests.gateway.configuration.conftest import NOW, revisions
 from tests.gateway.configuration.files import (
     CANARY_KEY,
     CANARY_SECRET,
@@ -21,36 +25,7 @@ from tests.gateway.configuration.files import (
 
 pytestmark = pytest.mark.django_db
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
-
-
-@pytest.fixture
-def import_text(tmp_path):
-    def run(text, environment=None, *, now=NOW, is_dry_run=False):
-        path = tmp_path / "c.yaml"
-        path.write_text(text)
-        return import_file(path=path, environment=environment or {}, now=now, is_dry_run=is_dry_run)
-
-    return run
-
-
-@pytest.fixture
-def refusals(import_text, tmp_path):
-    """What is wrong with a text, without the file's name; checks that nothing was imported."""
-
-    def run(text, environment=None):
-        before = (load_catalogue(), revisions())
-        with pytest.raises(ConfigurationError) as caught:
-            import_text(text, environment)
-        assert (load_catalogue(), revisions()) == before
-        return [line.removeprefix(f"{tmp_path}/c.yaml:") for line in caught.value.lines]
-
-    return run
-
-
-def revisions():
-    return Revision.objects.values_list("number", flat=True).first(), get_revision()
 
 
 def cluster_named(name):
@@ -184,9 +159,11 @@ def test_reference_imports_every_field(import_text):
     assert opened_secrets("aws-us-east-1") == [("hmac", "configuration file")]
     assert opened_secrets("openai") == [("bearer", "configuration file")]
     assert [warning.partition("c.yaml:")[2] for warning in report.warnings] == [
-        "40:17: routes[0].experiment: not in force in this version: requests go to the candidates by the "
-        "routing strategy",
-        '37:12: routes[0].model: no cluster serves "gpt-4o" yet; it is left out until one does',
+        (
+            "41:17: routes[0].experiment: not in force in this version: requests go to the candidates by the "
+            "routing strategy"
+        ),
+        '38:12: routes[0].model: no cluster serves "gpt-4o" yet; it is left out until one does',
     ]
 
 
@@ -195,15 +172,21 @@ def test_report_lists_what_was_created_by_the_files_words(import_text):
 
     assert report.changes == (
         "~ settings: port (none) -> 8080, routingStrategy cost -> marginal",
-        "+ cluster aws-us-east-1: kind own, endpoint https://aws.llm.example.com, provider aws, "
-        "region us-east-1, costPerHour 0.0928, authType hmac, backend vllm, billing committed, "
-        "tokensPerSecond 900, maxInFlight 64",
+        (
+            "+ cluster aws-us-east-1: kind own, endpoint https://aws.llm.example.com, provider aws, "
+            "region us-east-1, costPerHour 0.0928, authType hmac, backend vllm, billing committed, "
+            "tokensPerSecond 900, maxInFlight 64"
+        ),
         "+ hmac secret of aws-us-east-1: stored",
-        "+ model llama-3-8b on aws-us-east-1: upstreamName meta-llama/Llama-3-8B-Instruct, "
-        "contextWindow 8192, capabilities [chat, tools]",
-        "+ cluster openai: provider openai, endpoint https://api.openai.com, backend openai, "
-        "authType bearer, billing metered, kind provider, defaultModel gpt-4o-mini, "
-        "requestsPerMinute 3500, tokensPerMinute 90000, burstMultiplier 1.5, state active",
+        (
+            "+ model llama-3-8b on aws-us-east-1: upstreamName meta-llama/Llama-3-8B-Instruct, "
+            "contextWindow 8192, capabilities [chat, tools]"
+        ),
+        (
+            "+ cluster openai: provider openai, endpoint https://api.openai.com, backend openai, "
+            "authType bearer, billing metered, kind provider, defaultModel gpt-4o-mini, "
+            "requestsPerMinute 3500, tokensPerMinute 90000, burstMultiplier 1.5, state active"
+        ),
         "+ bearer secret of openai: stored",
         "+ model gpt-4o-mini on openai: contextWindow 128000",
         "+ price of gpt-4o-mini on openai: inputPerMTok 0.15, outputPerMTok 0.6, cachedInputPerMTok 0.075",
@@ -356,8 +339,11 @@ def test_unpriced_model_is_said(import_text, tmp_path):
     )
 
     assert report.warnings == (
-        f'{tmp_path}/c.yaml:2:62: externalProviders[0].defaultModel: the price of "house-blend" is unknown, '
-        "so its requests are not counted in USD; write inputPerMTok and outputPerMTok",
+        (
+            f'{tmp_path}/c.yaml:2:59: externalProviders[0].defaultModel: the price of "house-blend" is '
+            f"unknown, "
+            "so its requests are not counted in USD; write inputPerMTok and outputPerMTok"
+        ),
     )
 
 
@@ -381,8 +367,10 @@ def test_metrics_interval_of_its_own_is_said_not_to_be_in_force(import_text, tmp
     report = import_text("router: {healthCheckInterval: 30s, metricsUpdateInterval: 10s}\n")
 
     assert report.warnings == (
-        f"{tmp_path}/c.yaml:1:61: router.metricsUpdateInterval: not in force: metrics are read with each "
-        "health check; healthCheckInterval says how often",
+        (
+            f"{tmp_path}/c.yaml:1:59: router.metricsUpdateInterval: not in force: metrics are read with each "
+            "health check; healthCheckInterval says how often"
+        ),
     )
 
 
@@ -395,217 +383,6 @@ def test_base_url_is_another_word_for_endpoint(import_text):
     assert cluster_named("p").values["endpoint"] == "https://eu.example.com"
 
 
-OWN = "clusters:\n  - name: a\n    endpoint: https://a.example.com\n"
-PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: none\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        (
-            "cluster: []\n",
-            [
-                '1:1: cluster: found the unknown key "cluster"; write one of server, router, clusters, '
-                "externalProviders, routes (did you mean clusters?)"
-            ],
-        ),
-        ("clusters: {a: 1}\n", ["1:11: clusters: found a section; write a list, each entry after a hyphen"]),
-        ("server: 8080\n", ['1:9: server: found "8080"; write keys with values under it']),
-        (
-            "server: {port: 80800}\n",
-            ['1:16: server.port: found "80800"; write a whole number from 1 to 65535'],
-        ),
-        (
-            "server: {ports: 1}\n",
-            [
-                '1:10: server.ports: found the unknown key "ports"; write one of port, readTimeout, '
-                "writeTimeout, idleTimeout (did you mean port?)"
-            ],
-        ),
-        (
-            "router: {routingStrategy: smart_hybrid}\n",
-            [
-                '1:27: router.routingStrategy: found "smart_hybrid"; write marginal, hybrid, cost, latency, '
-                "cluster_first, external_first or least_busy (did you mean hybrid?)"
-            ],
-        ),
-        ("clusters:\n  - endpoint: https://a.example.com\n", ["2:5: clusters[0]: name is missing; write it"]),
-        ("clusters:\n  - name: a\n", ["2:5: clusters[0]: endpoint is missing; write it"]),
-        (
-            OWN + "    authType: hmca\n",
-            [
-                '4:15: clusters[0].authType: found "hmca"; write none, bearer, hmac or mtls '
-                "(did you mean hmac?)"
-            ],
-        ),
-        (
-            OWN + "    costPerHour: 0.0000000001\n",
-            [
-                '4:18: clusters[0].costPerHour: found "0.0000000001"; write an amount in USD from 0 to '
-                "1000000 with at most 9 digits after the point"
-            ],
-        ),
-        (
-            OWN + "    sharedSecret: hunter2\n",
-            [
-                "4:19: clusters[0].sharedSecret: there is no authType beside it; write authType: "
-                "hmac or bearer, or remove it"
-            ],
-        ),
-        (
-            OWN + "    authType: hmac\n    certFile: x.pem\n",
-            [
-                "5:15: clusters[0].certFile: authType is hmac beside it; write authType: mtls, or remove it",
-            ],
-        ),
-        (
-            OWN + "    authType: hmac\n",
-            [
-                "2:11: clusters[0].name: authType hmac needs sharedSecret or sharedSecretFile; write it, or "
-                "authType: none"
-            ],
-        ),
-        (
-            OWN + "    authType: hmac\n    sharedSecret: ${NOT_SET}\n",
-            [
-                "5:19: clusters[0].sharedSecret: NOT_SET is not set (or empty) in the environment; set it, or "
-                "write the value here"
-            ],
-        ),
-        (
-            OWN + "    authType: bearer\n    sharedSecret: two words\n",
-            [
-                "5:19: clusters[0].sharedSecret: the token has characters that no header may carry: copy it "
-                "again, without spaces"
-            ],
-        ),
-        (
-            OWN + "    authType: hmac\n    sharedSecretFile: nowhere.txt\n",
-            [
-                '5:23: clusters[0].sharedSecretFile: cannot read the file "nowhere.txt" (No such file or '
-                "directory); write the path of one"
-            ],
-        ),
-        (
-            OWN + "    region: ${NOT_SET}\n",
-            [
-                "4:13: clusters[0].region: NOT_SET is not set (or empty) in the environment; set it, or write "
-                "the value here"
-            ],
-        ),
-        (
-            "clusters:\n  - {name: a, endpoint: http://10.0.0.7}\n",
-            [
-                "2:25: clusters[0].endpoint: found a private or loopback address, or this machine's name; "
-                "write allowPrivateNetwork: true beside it if that is meant"
-            ],
-        ),
-        (
-            OWN + "  - name: a\n    endpoint: https://b.example.com\n",
-            ['4:11: clusters[1].name: the name "a" stands on line 2 already; write each once'],
-        ),
-        (
-            OWN + "    models: [{name: m, inputPerMTok: 1}]\n",
-            [
-                "4:38: clusters[0].models[0].inputPerMTok: a price needs both inputPerMTok and "
-                "outputPerMTok; write the other one too"
-            ],
-        ),
-        (
-            OWN + "    models: [m, {name: m}]\n",
-            ['4:24: clusters[0].models[1].name: the name "m" stands on line 4 already; write each once'],
-        ),
-        (
-            OWN + "    models: [{name: m, inputPerMTok: 0.0000001, outputPerMTok: 1}]\n",
-            [
-                '4:38: clusters[0].models[0].inputPerMTok: found "0.0000001"; write an amount in USD from 0 '
-                "to 1000000 with at most 6 digits after the point"
-            ],
-        ),
-        (
-            OWN + "    models: [{name: m, capabilities: [chats]}]\n",
-            [
-                '4:38: clusters[0].models[0].capabilities: found "chats"; write chat, completions, '
-                "embeddings, tools, vision, json_schema or reasoning (did you mean chat?)"
-            ],
-        ),
-        (
-            OWN + "    models: ['a,b']\n",
-            [
-                "4:14: clusters[0].models[0]: model: 'a,b' is no model name: no commas, line breaks or "
-                "spaces around it"
-            ],
-        ),
-        (
-            OWN + "    apiKey: hunter2\n",
-            [
-                '4:5: clusters[0].apiKey: found the unknown key "apiKey"; write one of name, endpoint, '
-                "provider, region, costPerHour, authType, backend, billing, tokensPerSecond, maxInFlight, "
-                "allowPrivateNetwork, defaultModel, state, rateLimit, models, sharedSecret, "
-                "sharedSecretFile, certFile, keyFile, caFile"
-            ],
-        ),
-        (
-            "externalProviders:\n  - {name: p, type: anthropic}\n",
-            ['2:21: externalProviders[0].type: found "anthropic"; write openai, claude or gemini'],
-        ),
-        (
-            "externalProviders:\n  - {name: p, type: openai}\n",
-            ["2:12: externalProviders[0].name: authType bearer needs apiKey; write it, or authType: none"],
-        ),
-        (
-            PROVIDER + "    enabled: false\n    state: active\n",
-            ["5:14: externalProviders[0].enabled: state is active beside it; remove one of the two"],
-        ),
-        (
-            PROVIDER + "    endpoint: https://a.example.com\n    baseURL: https://a.example.com\n",
-            [
-                "6:14: externalProviders[0].baseURL: endpoint says it already; write one of the two",
-            ],
-        ),
-        ("routes:\n  - model: fast\n", ["2:5: routes[0]: candidates is missing; write it"]),
-        (
-            "routes:\n  - {model: fast, candidates: []}\n",
-            ["2:31: routes[0].candidates: found no model; write at least one"],
-        ),
-        (
-            "routes:\n  - {model: f, candidates: [a], experiment: {name: x, arms: [{model: a, weight: 0}]}}\n",
-            ["2:61: routes[0].experiment.arms: no arm has a weight above 0; write one"],
-        ),
-        (
-            "routes:\n  - {model: f, candidates: [a], experiment: {arms: []}}\n",
-            ["2:45: routes[0].experiment: name is missing; write it"],
-        ),
-    ],
-)
-def test_refusal_names_the_line_and_what_would_be_right(refusals, text, lines):
-    assert refusals(text) == lines
-
-
-def test_every_problem_is_shown_at_once_and_nothing_is_imported(refusals):
-    text = (
-        "router: {overheadFactor: x}\n"
-        + OWN
-        + "  - {name: b, endpoint: http://127.0.0.1}\n  - {name: c, endpoint: https://c.example.com, tier: 1}\n"
-        "routes:\n  - {model: f, candidates: ['a,b']}\n"
-    )
-
-    lines = refusals(text)
-
-    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
-        "router.overheadFactor",
-        "clusters[1].endpoint",
-        "clusters[2].tier",
-        "routes[0].model",
-    ]
-
-
-def test_problems_show_no_secret_of_a_refused_file(refusals):
-    lines = refusals(REFERENCE.replace("authType: hmac", "authType: mtls"), ENVIRONMENT)
-
-    assert CANARY_SECRET not in "\n".join(lines)
-
-
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigurationError) as caught:
         import_file(path=tmp_path / "none.yaml", environment={}, now=NOW)
@@ -613,3 +390,50 @@ def test_missing_file_is_refused(tmp_path):
     assert caught.value.lines == (
         f"{tmp_path}/none.yaml:1:1: cannot read it (No such file or directory); name a configuration file",
     )
+
+
+def write_identity(folder):
+    """A self-signed certificate and its key, as cert.pem and key.pem."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+MTLS = (
+    "clusters:\n"
+    "  - name: a\n"
+    "    endpoint: https://a.example.com\n"
+    "    authType: mtls\n"
+    "    certFile: cert.pem\n"
+    "    keyFile: ${KEY_FILE}\n"
+    "    caFile: cert.pem\n"
+)
+
+
+def test_certificates_are_read_from_their_files(import_text, tmp_path):
+    write_identity(tmp_path)
+
+    import_text(MTLS, {"KEY_FILE": "key.pem"})
+    again = import_text(MTLS, {"KEY_FILE": "key.pem"})
+
+    assert cluster_named("a").secret_purposes == frozenset({"client_certificate", "client_key", "ca"})
+    assert again.changes == ()
+
+
+def test_file_that_holds_no_certificate_is_refused_and_not_shown(refusals, tmp_path):
+    write_identity(tmp_path)
+    (tmp_path / "cert.pem").write_text(CANARY_SECRET)
+
+    lines = refusals(MTLS, {"KEY_FILE": "key.pem"})
+
+    assert [line.partition(": c")[0] for line in lines] == ["5:15", "7:13"]
+    assert CANARY_SECRET not in "\n".join(lines)

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from clusters.demo.standin import StandinSettings
+from tests.clusters.rows import add_cluster
+from tests.fakes.standin_server import run_standin
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def fleet():
+    with run_standin(StandinSettings()) as standin:
+        add_cluster(name="up", endpoint=standin.url, tokens_per_s=10)
+        add_cluster(name="down")
+        yield
+
+
+def test_json_has_one_object_a_cluster(fleet, capsys):
+    call_command("check_clusters", "--json")
+
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "name": "down",
+            "healthy": False,
+            "reason": "connection refused: is the server running there?",
+            "queue": None,
+            "tokens_per_s": None,
+            "usd_per_1k": None,
+        },
+        {
+            "name": "up",
+            "healthy": True,
+            "reason": "",
+            "queue": 0,
+            "tokens_per_s": 10,
+            "usd_per_1k": 0.002835556,
+        },
+    ]
+
+
+def test_table_says_what_to_fix(fleet, capsys):
+    call_command("check_clusters")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["NAME", "STATE", "HEALTHY"]
+    assert lines[1].startswith("down  active  NO")
+    assert lines[2].split() == ["up", "active", "yes", "0", "10", "0.0928", "0.002836", "llama-3-8b", "-"]
+    assert (
+        "  - down: connection refused: is the server running there? (http://127.0.0.1:9, backend vllm)"
+        in lines
+    )
+
+
+def test_no_healthy_cluster_is_a_failure(capsys):
+    add_cluster()
+
+    with pytest.raises(CommandError, match="no cluster is healthy"):
+        call_command("check_clusters", "--json")
+
+    assert [row["healthy"] for row in json.loads(capsys.readouterr().out)] == [False]
+
+
+def test_no_cluster_at_all_is_a_failure():
+    with pytest.raises(CommandError, match="there is no cluster yet"):
+        call_command("check_clusters")
+
+
+def test_without_probing_nobody_is_asked(fleet, capsys):
+    with pytest.raises(CommandError):
+        call_command("check_clusters", "--no-probe", "--json")
+
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["reason"] for row in rows] == ["not probed yet", "not probed yet"]

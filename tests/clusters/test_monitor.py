@@ -1,0 +1,190 @@
+import threading
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from clusters import inventory, monitor
+from clusters.demo.standin import StandinSettings
+from clusters.models import Cluster, Deployment, HealthCheck
+from clusters.probes.exchange import ProbeError
+from clusters.signing import make_verifier
+from tests.clusters.rows import CANARY, NOW, add_cluster
+from tests.fakes.standin_server import run_standin
+
+pytestmark = pytest.mark.django_db
+
+
+def names(results):
+    return [(result.name, result.observation.is_healthy) for result in results]
+
+
+@pytest.fixture
+def standin():
+    with run_standin(StandinSettings(models=("llama-3-8b",), context_tokens_max=4096)) as running:
+        yield running
+
+
+def test_due_clusters_are_probed_together_and_written_down(standin):
+    add_cluster(name="up", endpoint=standin.url)
+    add_cluster(name="down")
+    add_cluster(name="off", state="disabled")
+
+    results = monitor.probe_due_clusters(now=NOW)
+
+    assert names(results) == [("down", False), ("up", True)]
+    rows = Cluster.objects.order_by("name").values_list("name", "health", "health_checked_at")
+    assert list(rows) == [("down", "unhealthy", NOW), ("off", "unknown", None), ("up", "healthy", NOW)]
+    assert HealthCheck.objects.count() == 2
+
+
+def test_probed_cluster_is_due_again_after_the_interval(standin):
+    add_cluster(endpoint=standin.url)
+    interval = timedelta(seconds=30)
+    monitor.probe_due_clusters(now=NOW)
+
+    early = monitor.probe_due_clusters(now=NOW + 0.85 * interval)
+    due = monitor.probe_due_clusters(now=NOW + 1.15 * interval)
+
+    assert (names(early), names(due)) == ([], [("metal", True)])
+
+
+def test_interval_is_the_settings(standin):
+    add_cluster(endpoint=standin.url)
+    settings = inventory.get_router_settings()
+    settings.health_check_interval_s = 5
+    inventory.save_record(record=settings)
+    monitor.probe_due_clusters(now=NOW)
+
+    assert names(monitor.probe_due_clusters(now=NOW + timedelta(seconds=6))) == [("metal", True)]
+
+
+def test_recovery_is_seen_within_a_minute(standin):
+    cluster = add_cluster()
+    for minute in range(10):
+        monitor.probe_cluster(cluster_id=cluster.id, now=NOW + timedelta(minutes=minute))
+    assert Cluster.objects.get().health == "unhealthy"
+
+    Cluster.objects.update(endpoint=standin.url)
+    monitor.probe_due_clusters(now=NOW + timedelta(minutes=9, seconds=58))
+
+    assert Cluster.objects.values_list("health", "failure_count").get() == ("healthy", 0)
+
+
+def test_claimed_cluster_is_not_probed_again():
+    cluster = add_cluster()
+    assert inventory.claim_probe(cluster_id=cluster.id, checked_at=None, now=NOW)
+
+    assert monitor.probe_due_clusters(now=NOW) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_never_probe_the_same_cluster_twice(standin):
+    for number in range(6):
+        add_cluster(name=f"c{number}", endpoint=standin.url)
+    results = []
+
+    def work():
+        try:
+            results.extend(monitor.probe_due_clusters(now=NOW))
+        finally:
+            connection.close()
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert sorted(result.name for result in results) == [f"c{number}" for number in range(6)]
+    assert HealthCheck.objects.count() == 6
+
+
+def test_models_are_discovered_once(standin):
+    cluster = add_cluster(endpoint=standin.url)
+
+    monitor.probe_cluster(cluster_id=cluster.id, now=NOW)
+    monitor.probe_cluster(cluster_id=cluster.id, now=NOW)
+
+    rows = Deployment.objects.values_list("model", "context_window", "is_enabled")
+    assert list(rows) == [("llama-3-8b", 4096, True)]
+
+
+def test_models_are_not_discovered_beside_a_disabled_one(standin):
+    cluster = add_cluster(endpoint=standin.url)
+    inventory.save_record(record=Deployment(cluster=cluster, model="mine", is_enabled=False))
+
+    monitor.probe_cluster(cluster_id=cluster.id, now=NOW)
+
+    assert list(Deployment.objects.values_list("model", flat=True)) == ["mine"]
+
+
+def test_provider_gets_its_default_model_and_no_other(standin):
+    provider = {"kind": "provider", "backend": "openai"}
+    with_default = add_cluster(name="a", endpoint=standin.url, default_model="gpt-4o-mini", **provider)
+    without = add_cluster(name="b", endpoint=standin.url, **provider)
+
+    monitor.probe_clusters(cluster_ids=[with_default.id, without.id], now=NOW)
+
+    rows = Deployment.objects.values_list("cluster__name", "model")
+    assert list(rows) == [("a", "gpt-4o-mini")]
+
+
+def test_secrets_reach_the_cluster_and_wrong_ones_are_told():
+    with run_standin(StandinSettings(api_key=CANARY)) as standin:
+        right = add_cluster(name="a", endpoint=standin.url, auth_type="bearer")
+        wrong = add_cluster(name="b", endpoint=standin.url, auth_type="bearer")
+        none = add_cluster(name="c", endpoint=standin.url, auth_type="bearer")
+        inventory.store_secret(cluster_id=right.id, purpose="bearer", plaintext=CANARY)
+        inventory.store_secret(cluster_id=wrong.id, purpose="bearer", plaintext="wrong")
+
+        results = monitor.probe_clusters(cluster_ids=[right.id, wrong.id, none.id], now=NOW)
+
+    assert [result.observation.reason for result in results] == [
+        "",
+        "credential refused (HTTP 401 from /v1/models): store the right secret",
+        "no live bearer token is stored: add one in Admin > Clusters",
+    ]
+
+
+def test_signature_is_verified_by_the_clusters_side():
+
+    with run_standin(StandinSettings(verify=make_verifier(secret="s3cret"))) as standin:
+        cluster = add_cluster(endpoint=standin.url, auth_type="hmac")
+        inventory.store_secret(cluster_id=cluster.id, purpose="hmac", plaintext="s3cret", label="k1")
+
+        result = monitor.probe_cluster(cluster_id=cluster.id, now=timezone.now())  # noqa: TID251
+
+    assert (result.observation.is_healthy, result.observation.queue_depth) == (True, 0)
+
+
+def test_fault_of_one_probe_hides_no_other(standin, monkeypatch):
+    def open_client(*, cluster):
+        raise {"a": RuntimeError("bug"), "b": ProbeError("no")}[cluster.name]
+
+    monkeypatch.setattr(monitor, "open_client", open_client)
+    clusters = [add_cluster(name=name, endpoint=standin.url) for name in ("a", "b")]
+
+    results = monitor.probe_clusters(cluster_ids=[cluster.id for cluster in clusters], now=NOW)
+
+    assert [result.observation.reason for result in results] == [
+        "the probe itself failed (RuntimeError)",
+        "no",
+    ]
+
+
+def test_unknown_cluster_is_not_probed():
+    assert monitor.probe_cluster(cluster_id=uuid.uuid4(), now=NOW) is None
+
+
+def test_old_checks_are_pruned():
+    cluster = add_cluster()
+    for days in (0, 6, 8, 30):
+        HealthCheck.objects.create(
+            cluster=cluster, checked_at=NOW - timedelta(days=days), is_healthy=True, duration_ms=1
+        )
+
+    assert monitor.prune_health_checks(now=NOW, kept_days=7) == 2
+    assert HealthCheck.objects.count() == 2

@@ -1,0 +1,10 @@
+"""The gateway's own settings, with waits short enough for tests; a test that needs the real ones says so."""
+
+from gateway.settings import *  # noqa: F403 -- a settings module adds to another
+
+SNAPSHOT_POLL_S = 0.05
+FIRST_BYTE_TIMEOUT_S = 1.5
+IDLE_TIMEOUT_S = 1.5
+BODY_TIMEOUT_S = 1
+WRITE_TIMEOUT_S = 1
+DETACHED_DRAIN_S = 1

@@ -1,0 +1,63 @@
+import sys
+
+from gateway import process_tree
+from gateway.embedded_valkey import ValkeyPlan
+
+ROOT = process_tree.ROOT
+ENV = {"A": "1"}
+
+
+def test_environment_works_from_any_folder(tmp_path):
+    env = process_tree.base_environment(
+        environment={"PATH": "/bin", "PYTHONPATH": "/mine", "REDIS_URL": ""},
+        data_dir=tmp_path,
+        redis_url="unix:///x?db=0",
+    )
+
+    assert env == {
+        "PATH": "/bin",
+        "PYTHONPATH": f"{ROOT}:/mine",
+        "REDIS_URL": "unix:///x?db=0",
+        "DJANGO_SETTINGS_MODULE": "gateway.settings",
+        "GATEWAY_DATA_DIR": str(tmp_path),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_web_stops_before_the_rest_and_valkey_after_it(tmp_path):
+    plan = ValkeyPlan(argv=("valkey-server",), url="unix:///x?db=0")
+    children = [
+        process_tree.valkey_child(plan, env=ENV),
+        process_tree.worker_child(env=ENV),
+        process_tree.beat_child(env=ENV, data_dir=tmp_path),
+        process_tree.web_child(env=ENV, host="127.0.0.1", port=8000, drain_timeout_s=30),
+    ]
+
+    assert [(child.name, child.stage) for child in children] == [
+        ("valkey", 0),
+        ("worker", 2),
+        ("beat", 2),
+        ("web", 3),
+    ]
+
+
+def test_web_may_drain_and_its_refusal_to_start_ends_all():
+    web = process_tree.web_child(env=ENV, host="127.0.0.1", port=8000, drain_timeout_s=30)
+
+    assert web.argv == (sys.executable, f"{ROOT}/manage.py", "serve", "--host", "127.0.0.1", "--port", "8000")
+    assert web.stop_grace_s == 40
+    assert (web.is_essential, web.fatal_exit_codes) == (True, frozenset({2, 3}))
+
+
+def test_worker_runs_on_threads_also_for_root():
+    worker = process_tree.worker_child(env=ENV)
+
+    assert worker.argv[:6] == (sys.executable, "-m", "celery", "--quiet", "--app", "gateway.celery")
+    assert worker.argv[6:11] == ("worker", "--pool", "threads", "--concurrency", "4")
+    assert worker.env == {"A": "1", "C_FORCE_ROOT": "1"}
+
+
+def test_beat_keeps_its_schedule_in_the_data_folder(tmp_path):
+    beat = process_tree.beat_child(env=ENV, data_dir=tmp_path)
+
+    assert beat.argv[6:9] == ("beat", "--schedule", f"{tmp_path}/celerybeat-schedule")
