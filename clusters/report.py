@@ -103,15 +103,16 @@ def _report(
 
 
 def _advice(view: ClusterView, *, is_healthy: bool, reason: str, now: datetime) -> tuple[str, ...]:
+    """What only an answering cluster can tell (models, speed) is missed only of a healthy one."""
     lines = []
     if view.secret_problem:
         lines.append(view.secret_problem)
     elif not is_healthy:
         lines.append(f"{reason} ({view.endpoint}, backend {view.backend})")
-    if not view.deployments:
+    if is_healthy and not view.deployments:
         lines.append("it serves no model: add a deployment, or a default model for a provider")
     is_owned = view.kind == Cluster.Kind.OWN
-    if is_owned and not view.measured_tokens_per_s and not view.rated_tokens_per_s:
+    if is_healthy and is_owned and not view.measured_tokens_per_s and not view.rated_tokens_per_s:
         lines.append("its speed is unknown: enter the rated tokens/s, so that its tokens get a cost")
     if is_owned and not view.cost_per_hour_nanousd:
         lines.append("it has no cost per hour: its tokens count as free")

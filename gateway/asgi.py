@@ -11,9 +11,11 @@ from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.urls import path
 
 _django = get_asgi_application()
 
+from gateway.consumers import LiveConsumer  # noqa: E402 -- app registry first
 from gateway.lifespan import Gateway  # noqa: E402 -- app registry first
 from gateway.slim import Receive, Scope, Send, SlimHandler  # noqa: E402
 
@@ -34,7 +36,9 @@ class Application:
             write_timeout_s=settings.WRITE_TIMEOUT_S,
             depth_max=settings.JSON_DEPTH_MAX,
         )
-        self._websockets = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter([])))
+        self._websockets = AllowedHostsOriginValidator(
+            AuthMiddlewareStack(URLRouter([path("ws/live/", LiveConsumer.as_asgi())]))
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

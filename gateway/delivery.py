@@ -21,9 +21,14 @@ from gateway.upstream import UpstreamFailure, Upstreams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long an answer may take to its first byte, between bytes and in all."""
+    """How long an answer may take to its first byte, between bytes and in all.
+
+    A plain answer shows nothing until it is whole: `plain_s` is the limit of one attempt at it, less than
+    `total_s`, so that a cluster that fell silent leaves time for another.
+    """
 
     first_byte_s: float
+    plain_s: float
     idle_s: float
     total_s: float
 
@@ -133,9 +138,8 @@ class Delivery:
             await response.aclose()
 
     def _patience(self, attempt: Attempt) -> Patience:
-        # A plain answer shows nothing until it is whole: its first byte may take the total time.
         limits = self.limits
-        first_byte_s = limits.first_byte_s if attempt.request.is_stream else limits.total_s
+        first_byte_s = limits.first_byte_s if attempt.request.is_stream else limits.plain_s
         left_s = limits.total_s - (self.clock() - attempt.request_started_s)
         return Patience(first_byte_s=first_byte_s, idle_s=limits.idle_s, total_s=max(left_s, 0.0))
 

@@ -30,11 +30,11 @@ COUNTED_OUTCOMES = frozenset({"truncated"})
 
 
 class Observer:
-    """The process's memory of its deployments. `listener` gets a dict per settled attempt and may drop it."""
+    """The process's memory of its deployments. Each listener gets a dict per settled attempt, at once."""
 
-    def __init__(self, *, listener: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self) -> None:
         self.states: dict[str, DeploymentState] = {}
-        self._listener = listener
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def on_dispatch(self, attempt: Attempt, *, decision: Decision, now_s: float) -> None:
         self._fold(attempt, Dispatched(), now_s)
@@ -81,7 +81,8 @@ class Observer:
             "duration_ms": settlement.duration_ms,
         }
         logger.info("request_settled", **line)
-        self._listener(line)
+        for listener in self.listeners:
+            listener(line)
 
     def on_lost(self, attempt: Attempt, *, now_s: float) -> None:
         """An attempt whose end could not be booked: the cluster is not to blame."""

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 from django.conf import settings
@@ -19,6 +18,7 @@ from gateway.attempt import Reader
 from gateway.delivery import Delivery, Limits
 from gateway.events import Observer
 from gateway.fleet import FleetKeeper
+from gateway.live import LiveFeed
 from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
 from gateway.ratelimit import RateLimiter
@@ -53,10 +53,15 @@ class Gateway:
         self.upstreams = Upstreams(
             connect_timeout_s=settings.CONNECT_TIMEOUT_S, clock=clock, wall_clock_s=wall_clock_s
         )
-        self.observer = Observer(listener=_drop)
+        self.observer = Observer()
+        self.live = LiveFeed(
+            process_id=self.owner.id, keeper=self.keeper, states=self.observer.states, clock=clock
+        )
+        self.observer.listeners.append(self.live.listener)
         delivery = Delivery(
             limits=Limits(
                 first_byte_s=settings.FIRST_BYTE_TIMEOUT_S,
+                plain_s=settings.PLAIN_TIMEOUT_S,
                 idle_s=settings.IDLE_TIMEOUT_S,
                 total_s=settings.TOTAL_TIMEOUT_S,
             ),
@@ -96,7 +101,7 @@ class Gateway:
         await self.keeper.load()
         self.ledger.start()
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
-        for loop in (watch, self._publish_gauges()):
+        for loop in (watch, self._publish_gauges(), self.live.run()):
             task = asyncio.get_running_loop().create_task(loop)
             self._loops.add(task)
             task.add_done_callback(self._on_loop_ended)
@@ -139,7 +144,3 @@ class Gateway:
         self._loops.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("loop_ended", exc_info=task.exception())
-
-
-def _drop(_line: dict[str, Any]) -> None:
-    """Nobody listens to single requests yet."""

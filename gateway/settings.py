@@ -113,7 +113,6 @@ CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],
         "img-src": ["'self'", "data:"],
-        "connect-src": ["'self'", "ws:", "wss:"],
         "object-src": ["'none'"],
         "base-uri": ["'self'"],
         "form-action": ["'self'"],
@@ -237,6 +236,7 @@ LEDGER_QUEUE_MAX = 20_000
 CONNECT_TIMEOUT_S = 2
 FIRST_BYTE_TIMEOUT_S = _number("GATEWAY_FIRST_BYTE_TIMEOUT_S", 30)
 IDLE_TIMEOUT_S = _number("GATEWAY_IDLE_TIMEOUT_S", 15)
+PLAIN_TIMEOUT_S = _number("GATEWAY_PLAIN_TIMEOUT_S", 300)
 TOTAL_TIMEOUT_S = _number("GATEWAY_TOTAL_TIMEOUT_S", 600)
 DETACHED_DRAIN_S = 10
 DETACHED_PUMPS_MAX = 200

@@ -17,6 +17,8 @@ import httpx
 import orjson
 from pyreqwest.client import ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
+from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.request import RequestBuilder
 
 from clusters.endpoint import EndpointError, check_address
 from gateway.errors import (
@@ -70,6 +72,13 @@ class UpstreamResponse:
 
     async def aclose(self) -> None:
         await _stream(self.response).aclose()
+
+
+class _StreamingTransport(HttpxTransport):
+    """Gives the headers as soon as they are there; its parent first collects 64 KiB of the body, or all."""
+
+    def _map_body(self, builder: RequestBuilder, request: httpx.Request) -> RequestBuilder:
+        return super()._map_body(builder, request).streamed_read_buffer_limit(0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -203,7 +212,7 @@ class Upstreams:
             builder = builder.identity_pem(target.tls.client_pem)
         if target.tls is not None and target.tls.ca_pem is not None:
             builder = builder.add_root_certificate_pem(target.tls.ca_pem)
-        transport = HttpxTransport(builder.build())
+        transport = _StreamingTransport(builder.build())
         return _Client(transport=transport, address=address, resolved_at_s=self._clock())
 
 
@@ -212,11 +221,18 @@ def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
     return response.stream
 
 
+async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body piece by piece as it comes; iterating over httpx's stream would wait for 64 KiB each."""
+    reader = response.extensions["pyreqwest_response"].body_reader
+    while (chunk := await reader.read_chunk()) is not None:
+        yield bytes(chunk)
+
+
 async def _read(response: httpx.Response, cluster: str) -> AsyncIterator[bytes]:
     try:
-        async for chunk in _stream(response):
+        async for chunk in _chunks(response):
             yield chunk
-    except httpx.HTTPError as error:
+    except PyreqwestError as error:
         message = f"Cluster {cluster} broke off its answer."
         raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
 
@@ -247,11 +263,11 @@ async def _passed_on(response: httpx.Response) -> UpstreamRefusedError:
     """The upstream's 400, 404, 413 or 422: its message, cut to size, in our shape."""
     body = b""
     try:
-        async for chunk in _stream(response):
+        async for chunk in _chunks(response):
             body += chunk
             if len(body) > ERROR_BODY_BYTES_MAX:
                 break
-    except httpx.HTTPError:
+    except PyreqwestError:
         body = b""
     finally:
         await _stream(response).aclose()

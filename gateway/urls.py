@@ -6,9 +6,10 @@ from gateway.api import api
 
 urlpatterns = [
     path("v1/", api.urls),
-    path("health", views.health),
+    path("health", views.health, name="health"),
     path("health/live", views.health_live),
     path("health/ready", views.health_ready),
+    path("live/", views.show_live, name="live"),
     path("", include("django_prometheus.urls")),
     path("", include("billing.urls")),
     path("admin/", admin.site.urls),

@@ -1,7 +1,9 @@
-"""Health for people, load balancers and Kubernetes; and the landing page."""
+"""Health for people, load balancers and Kubernetes, and the live page's frame."""
 
+from django.contrib.admin.views.decorators import staff_member_required
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from gateway.lifespan import Gateway, wall_clock
@@ -44,6 +46,13 @@ async def health_ready(request: HttpRequest) -> HttpResponse:
     gateway = _gateway(request)
     is_ready = not gateway.admission.is_draining and gateway.ledger.is_available
     return JsonResponse({"status": "ready" if is_ready else "not ready"}, status=200 if is_ready else 503)
+
+
+@require_safe
+@staff_member_required
+def show_live(request: HttpRequest) -> HttpResponse:
+    """The frame of the live page; its websocket brings the rest."""
+    return render(request, "gateway/live.html")
 
 
 def _gateway(request: HttpRequest) -> Gateway:

@@ -31,7 +31,8 @@ def test_cost_is_the_seeds_formula(cost_per_hour_nanousd, tokens_per_s, expected
 
 
 def test_report_without_probing_shows_what_was_seen_last():
-    seen, unseen = add_cluster(name="a", tokens_per_s=10), add_cluster(name="b", cost_per_hour_nanousd=0)
+    seen = add_cluster(name="a", tokens_per_s=10)
+    add_cluster(name="b", cost_per_hour_nanousd=0)
     inventory.save_record(record=Deployment(cluster=seen, model="llama"))
     inventory.record_health(
         cluster_id=seen.id, observation=Observation(is_healthy=True, queue_depth=2), now=NOW
@@ -44,9 +45,19 @@ def test_report_without_probing_shows_what_was_seen_last():
     assert (second.is_healthy, second.reason) == (False, "not probed yet")
     assert second.advice == (
         "not probed yet (http://127.0.0.1:9, backend vllm)",
+        "it has no cost per hour: its tokens count as free",
+    )
+
+
+def test_report_of_a_healthy_cluster_says_what_it_lacks():
+    cluster = add_cluster()
+    inventory.record_health(cluster_id=cluster.id, observation=Observation(is_healthy=True), now=NOW)
+
+    (report,) = report_clusters(now=NOW, is_probing=False)
+
+    assert report.advice == (
         "it serves no model: add a deployment, or a default model for a provider",
         "its speed is unknown: enter the rated tokens/s, so that its tokens get a cost",
-        "it has no cost per hour: its tokens count as free",
     )
 
 
@@ -62,7 +73,7 @@ def test_report_of_a_disabled_cluster_gives_no_advice():
     ("days_later", "problem"),
     [
         (300, ""),
-        (350, "the client certificate expires on 2031-01-01: store the next one"),
+        (352, "the client certificate expires on 2031-01-01: store the next one"),
         (365, "the client certificate expired on 2031-01-01: store a new one"),
     ],
 )

@@ -166,7 +166,8 @@ class Fleet:
         self.add_cluster(model=model)
         self.ready()
         for _ in range(10 * count):
-            assert self.post(self._observer, {**self.chat(max_tokens=1), "model": model}).status_code == 200
+            answer = self.post(self._observer, {**self.chat(max_tokens=1), "model": model})
+            assert answer.status_code == 200, answer.text
 
     def chat(self, text="Say something.", **members):
         return {"model": self.model, "messages": [{"role": "user", "content": text}], **members}

@@ -4,6 +4,7 @@ from gateway.settings import *  # noqa: F403 -- a settings module adds to anothe
 
 SNAPSHOT_POLL_S = 0.05
 FIRST_BYTE_TIMEOUT_S = 1.5
+PLAIN_TIMEOUT_S = 1.5
 IDLE_TIMEOUT_S = 1.5
 BODY_TIMEOUT_S = 1
 WRITE_TIMEOUT_S = 1

@@ -28,10 +28,10 @@ async def read_stream(client, chat, *, tokens):
 
 async def test_200_streams_are_accounted_alike_by_all_three(production_fleet):
     fleet = production_fleet
-    pace = {"tokens_per_s": 3000.0}
+    pace = {"tokens_per_s": 1500.0}
     sites = [
-        fleet.add_cluster(standin=pace, in_flight_max=64),
-        fleet.add_cluster(standin=pace, in_flight_max=64),
+        fleet.add_cluster(standin=pace, in_flight_max=40),
+        fleet.add_cluster(standin=pace, in_flight_max=40),
         fleet.add_cluster(kind="provider", standin={**pace, "kind": "provider", "running_max": 200}),
     ]
     key = fleet.issue_key(hard_limit_nanousd=10**12)
@@ -58,7 +58,8 @@ async def test_200_streams_are_accounted_alike_by_all_three(production_fleet):
     assert by_upstreams == {(row["request_id"], row["attempt_id"], *token_counts(row)) for row in rows}
     assert Counter(row["outcome"] for row in rows) == {"ok": STREAMS}
     assert len(records) == STREAMS
-    assert all(site.records for site in sites)
+    print(Counter(str((row["decision"]["reason"], row["decision"]["excluded"], row["decision"]["ranked"])) for row in rows))
+    assert [len(site.records) for site in sites] == 3
     assert [row["cost_nanousd"] for row in rows] == [cost_of(row) for row in rows]
     (window,) = fleet.windows(key)
     assert (window["spent_nanousd"], window["held_nanousd"]) == (sum(map(cost_of, rows)), 0)

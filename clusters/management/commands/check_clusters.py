@@ -50,7 +50,8 @@ class Command(BaseCommand):
         advice = [f"{report.name}: {text}" for report in reports for text in report.advice]
         if advice:
             self.stdout.write("\nTo fix:")
-            self.stdout.writelines(f"  - {line}" for line in advice)
+            for line in advice:
+                self.stdout.write(f"  - {line}")
 
 
 def _as_json(report: ClusterReport) -> dict[str, Any]:

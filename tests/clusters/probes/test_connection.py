@@ -126,14 +126,19 @@ async def test_redirect_is_not_followed():
 async def test_silence_is_told_apart_from_no_connection(monkeypatch):
     monkeypatch.setattr(connection_module, "READ_TIMEOUT_S", 0.05)
 
+    has_ended = asyncio.Event()
+
     async def say_nothing(reader, writer):
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        has_ended.set()
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
         observation = await probed(Target(endpoint=f"http://127.0.0.1:{port}"))
+        await has_ended.wait()
 
     assert observation.reason == "connected, but no answer within the time-out"
 

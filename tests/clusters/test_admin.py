@@ -1,0 +1,454 @@
+import re
+from decimal import Decimal
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.urls import reverse
+
+from clusters import inventory
+from clusters.admin import HEALTH_CHECK_ROWS_MAX, BoundedPaginator
+from clusters.demo.standin import StandinSettings
+from clusters.forms import nanousd, usd
+from clusters.health import Observation
+from clusters.models import Cluster, ClusterSecret, Deployment, HealthCheck, Route, RouterSettings
+from clusters.snapshots import get_revision, load_inventory
+from tests.clusters.rows import CANARY, NOW, add_cluster, certificate_and_key
+from tests.fakes.standin_server import run_standin
+
+pytestmark = pytest.mark.django_db
+
+CHANGELIST = "admin:clusters_cluster_changelist"
+CLUSTER_FORM = {
+    "name": "metal",
+    "kind": "own",
+    "provider": "hetzner",
+    "region": "fsn1",
+    "state": "active",
+    "endpoint": "http://vllm:8000/v1",
+    "backend": "vllm",
+    "auth_type": "none",
+    "billing": "committed",
+    "cost_per_hour_usd": "0.0928",
+    "in_flight_max": "64",
+    "burst_percent": "100",
+    "deployments-TOTAL_FORMS": "0",
+    "deployments-INITIAL_FORMS": "0",
+    "secrets-TOTAL_FORMS": "0",
+    "secrets-INITIAL_FORMS": "0",
+}
+
+
+@pytest.fixture
+def admin_user():
+    """Without a password: hashing one takes longer than the test."""
+    return User.objects.create(username="admin", is_staff=True, is_superuser=True)
+
+
+def change_url(record):
+    return reverse(f"admin:clusters_{record._meta.model_name}_change", args=[record.pk])
+
+
+def errors_in(response):
+    return re.findall(r'<ul class="errorlist[^"]*"[^>]*><li>(.*?)</li>', response.content.decode())
+
+
+def messages_in(response):
+    return [str(message) for message in response.context["messages"]]
+
+
+def add(client, **changes):
+    return client.post(reverse("admin:clusters_cluster_add"), {**CLUSTER_FORM, **changes}, follow=True)
+
+
+def test_cluster_is_added_with_its_price_in_dollars(admin_client):
+    response = add(admin_client)
+
+    assert response.status_code == 200
+    row = Cluster.objects.get()
+    assert (row.endpoint, row.cost_per_hour_nanousd) == ("http://vllm:8000", 92_800_000)
+    assert get_revision() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("0", 0),
+        ("1", 10**9),
+        ("0.000000001", 1),
+        ("98.123456789", 98_123_456_789),
+        ("999999", 999_999 * 10**9),
+    ],
+)
+def test_dollars_are_exact_both_ways(text, amount):
+    assert nanousd(Decimal(text)) == amount
+    assert nanousd(usd(amount)) == amount
+
+
+@pytest.mark.parametrize("price", ["-1", "x", "0.0000000001", "NaN", "1e30"])
+def test_price_that_is_none_is_refused(admin_client, price):
+    response = add(admin_client, cost_per_hour_usd=price)
+
+    assert len(errors_in(response)) == 1
+    assert Cluster.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("http://169.254.169.254/", "never connected to"),
+        ("http://10.0.0.1", "allow private network"),
+        ("nonsense", "must begin with http"),
+    ],
+)
+def test_endpoint_that_is_refused_is_told_at_its_field(admin_client, endpoint, message):
+    response = add(admin_client, endpoint=endpoint)
+
+    assert message in errors_in(response)[0]
+    assert Cluster.objects.count() == 0
+
+
+def test_price_is_shown_in_dollars_and_kept_when_saved_again(admin_client):
+    cluster = add_cluster(cost_per_hour_nanousd=98_123_456_789)
+
+    page = admin_client.get(change_url(cluster)).content.decode()
+    form = {**CLUSTER_FORM, "endpoint": cluster.endpoint, "allow_private_network": "on"}
+    admin_client.post(change_url(cluster), {**form, "cost_per_hour_usd": "98.123456789"})
+
+    assert 'value="98.123456789"' in page
+    assert Cluster.objects.get().cost_per_hour_nanousd == 98_123_456_789
+
+
+def test_saving_the_form_keeps_the_health(admin_client):
+    cluster = add_cluster()
+    inventory.record_health(cluster_id=cluster.id, observation=Observation(is_healthy=True), now=NOW)
+    form = {**CLUSTER_FORM, "endpoint": cluster.endpoint, "allow_private_network": "on"}
+
+    admin_client.post(change_url(cluster), {**form, "health": "unhealthy", "region": "north"})
+
+    assert Cluster.objects.values_list("health", "region").get() == ("healthy", "north")
+
+
+def test_secrets_are_stored_and_never_shown(admin_client, caplog):
+    certificate, key = certificate_and_key()
+    response = add(
+        admin_client,
+        auth_type="hmac",
+        secret=CANARY,
+        secret_label="k1",
+        client_certificate=certificate,
+        client_key=key,
+    )
+
+    assert response.status_code == 200
+    cluster = Cluster.objects.get()
+    stored = ClusterSecret.objects.order_by("purpose").values_list("purpose", "label")
+    assert list(stored) == [("client_certificate", "k1"), ("client_key", "k1"), ("hmac", "k1")]
+    pages = [admin_client.get(url).content.decode() for url in (change_url(cluster), reverse(CHANGELIST))]
+    history = admin_client.get(reverse("admin:clusters_cluster_history", args=[cluster.pk])).content.decode()
+    assert "k1" in pages[0]
+    body = key.splitlines()[1]
+    for text in (*pages, history, caplog.text, repr(load_inventory())):
+        assert CANARY not in text
+        assert body not in text
+
+
+def test_refused_form_does_not_send_secrets_back(admin_client):
+    _, key = certificate_and_key()
+
+    response = add(
+        admin_client, auth_type="hmac", secret=CANARY, client_key=key, endpoint="nonsense", ca=CANARY
+    )
+
+    page = response.content.decode()
+    assert errors_in(response) == ["ca: this is not a certificate in PEM form (ValueError)"]
+    assert CANARY not in page
+    assert key.splitlines()[1] not in page
+    assert Cluster.objects.count() == 0
+
+
+def test_token_needs_an_authentication_that_uses_it(admin_client):
+    response = add(admin_client, secret=CANARY)
+
+    assert errors_in(response) == ["choose bearer token or HMAC as authentication to store this"]
+
+
+def test_canary_is_in_no_byte_of_the_database(admin_client):
+    add(admin_client, auth_type="hmac", secret=CANARY)
+
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            stored = connection.connection.serialize()
+        else:
+            cursor.execute("SELECT * FROM clusters_cluster, clusters_clustersecret, django_admin_log")
+            stored = repr(cursor.fetchall()).encode()
+
+    assert b"http://vllm:8000" in stored
+    assert CANARY.encode() not in stored
+
+
+def test_secret_is_retired_by_its_box(admin_client):
+    cluster = add_cluster(auth_type="hmac")
+    secret_id = inventory.store_secret(cluster_id=cluster.id, purpose="hmac", plaintext=CANARY)
+    form = {
+        **CLUSTER_FORM,
+        "endpoint": cluster.endpoint,
+        "allow_private_network": "on",
+        "auth_type": "hmac",
+        "secrets-TOTAL_FORMS": "1",
+        "secrets-INITIAL_FORMS": "1",
+        "secrets-0-id": str(secret_id),
+        "secrets-0-cluster": str(cluster.id),
+    }
+
+    admin_client.post(change_url(cluster), form)
+    assert ClusterSecret.objects.get().is_active is True
+    admin_client.post(change_url(cluster), {**form, "secrets-0-retire": "on"})
+
+    assert ClusterSecret.objects.get().is_active is False
+
+
+def test_deployments_are_added_changed_and_deleted_in_place(admin_client):
+    cluster = add_cluster()
+    kept = Deployment(cluster=cluster, model="kept")
+    gone = Deployment(cluster=cluster, model="gone")
+    inventory.save_record(record=kept)
+    inventory.save_record(record=gone)
+
+    def row(number, deployment, **values):
+        fields = {
+            "model": "m",
+            "context_window": "4096",
+            "is_enabled": "on",
+            "cluster": str(cluster.id),
+            **values,
+        }
+        if deployment:
+            fields["id"] = str(deployment.id)
+        return {f"deployments-{number}-{name}": value for name, value in fields.items()}
+
+    form = {**CLUSTER_FORM, "endpoint": cluster.endpoint, "allow_private_network": "on"}
+    form |= {"deployments-TOTAL_FORMS": "3", "deployments-INITIAL_FORMS": "2"}
+    form |= row(0, gone, model="gone", DELETE="on")
+    form |= row(1, kept, model="kept", capabilities="chat, tools")
+    form |= row(2, None, model="new")
+    admin_client.post(change_url(cluster), form)
+
+    rows = Deployment.objects.order_by("model").values_list("model", "context_window", "capabilities")
+    assert list(rows) == [("kept", 4096, ["chat", "tools"]), ("new", 4096, [])]
+
+
+def test_deployment_with_an_unknown_capability_is_refused(admin_client):
+    response = add(
+        admin_client,
+        **{
+            "deployments-TOTAL_FORMS": "1",
+            "deployments-0-model": "m",
+            "deployments-0-context_window": "1",
+            "deployments-0-capabilities": "flying",
+        },
+    )
+
+    assert "are unknown: use chat" in errors_in(response)[0]
+    assert Cluster.objects.count() == 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_list_takes_the_same_queries_for_one_and_three(admin_client, django_assert_num_queries, count):
+    for number in range(count):
+        add_cluster(name=f"c{number}")
+    admin_client.get(reverse(CHANGELIST))
+
+    with django_assert_num_queries(6):
+        response = admin_client.get(reverse(CHANGELIST))
+
+    assert response.status_code == 200
+
+
+def test_list_shows_each_state_at_a_glance(admin_client):
+    cluster = add_cluster(provider="aws", region="us-east-1", tokens_per_s=900)
+    observation = Observation(is_healthy=False, reason="<b>down</b>", is_conclusive=True)
+    inventory.record_health(cluster_id=cluster.id, observation=observation, now=NOW)
+
+    page = admin_client.get(reverse(CHANGELIST)).content.decode()
+
+    assert '<span class="badge badge-bad">Unhealthy</span> &lt;b&gt;down&lt;/b&gt;' in page
+    assert '<span class="badge badge-ok">Active</span>' in page
+    for text in ("aws / us-east-1", "900 rated", "$0.0928"):
+        assert text in page
+
+
+def test_change_page_shows_checks_costs_and_credentials(admin_client):
+    cluster = add_cluster(auth_type="bearer", tokens_per_s=10)
+    for number in range(25):
+        observation = Observation(is_healthy=True, duration_ms=1000 + number)
+        inventory.record_health(cluster_id=cluster.id, observation=observation, now=NOW)
+
+    page = admin_client.get(change_url(cluster)).content.decode()
+
+    assert page.count(" ms</td>") == 20
+    assert "$0.002836" in page
+    assert "no live bearer token is stored" in page
+
+
+def test_pages_have_nothing_inline(admin_client):
+    cluster = add_cluster()
+    inventory.record_health(cluster_id=cluster.id, observation=Observation(is_healthy=True), now=NOW)
+    inventory.store_secret(cluster_id=cluster.id, purpose="hmac", plaintext="s")
+    urls = [change_url(cluster), reverse(CHANGELIST), change_url(inventory.get_router_settings())]
+    urls += [reverse("admin:clusters_cluster_add"), reverse("admin:clusters_route_add")]
+
+    for url in urls:
+        page = admin_client.get(url).content.decode()
+        main = page[page.index('id="content"') :]
+        assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", main) == []
+
+
+def act(client, action, *clusters):
+    data = {"action": action, "_selected_action": [str(cluster.pk) for cluster in clusters]}
+    return client.post(reverse(CHANGELIST), data, follow=True)
+
+
+@pytest.mark.parametrize(
+    ("action", "state"), [("drain", "draining"), ("activate", "active"), ("disable", "disabled")]
+)
+def test_action_sets_the_state(admin_client, action, state):
+    clusters = [add_cluster(name=name) for name in ("a", "b")]
+
+    response = act(admin_client, action, *clusters)
+
+    assert messages_in(response) == [f"a is {state} now.", f"b is {state} now."]
+    assert set(Cluster.objects.values_list("state", flat=True)) == {state}
+
+
+def test_probe_now_says_what_was_seen(admin_client):
+    with run_standin(StandinSettings()) as standin:
+        clusters = [add_cluster(name="up", endpoint=standin.url), add_cluster(name="down")]
+        response = act(admin_client, "probe_now", *clusters)
+
+    assert messages_in(response) == [
+        "down is not healthy: connection refused: is the server running there?",
+        "up is healthy.",
+    ]
+
+
+def test_deleting_goes_through_the_inventory(admin_client):
+    clusters = [add_cluster(name=name) for name in ("a", "b", "c")]
+    revision = get_revision()
+
+    admin_client.post(reverse("admin:clusters_cluster_delete", args=[clusters[0].pk]), {"post": "yes"})
+    data = {"action": "delete_selected", "_selected_action": [str(clusters[1].pk)], "post": "yes"}
+    admin_client.post(reverse(CHANGELIST), data)
+
+    assert list(Cluster.objects.values_list("name", flat=True)) == ["c"]
+    assert get_revision() == revision + 2
+
+
+def test_viewer_may_look_and_nothing_else(client):
+    cluster = add_cluster()
+    viewer = User.objects.create(username="viewer", is_staff=True)
+    viewer.user_permissions.set(
+        Permission.objects.filter(codename__in=["view_cluster", "view_deployment", "view_clustersecret"])
+    )
+    client.force_login(viewer)
+
+    shown = client.get(change_url(cluster))
+    saved = client.post(change_url(cluster), {**CLUSTER_FORM, "region": "north"})
+    act(client, "disable", cluster)
+
+    assert (shown.status_code, saved.status_code) == (200, 403)
+    assert Cluster.objects.values_list("region", "state").get() == ("", "active")
+
+
+def test_stranger_is_sent_to_the_login(client):
+    response = client.get(reverse(CHANGELIST))
+
+    assert response.status_code == 302
+
+
+def test_route_takes_model_names_by_line_or_comma(admin_client):
+    data = {
+        "model": "fast",
+        "candidates": "llama, gpt-4o-mini\nmistral\n\n",
+        "fallbacks": "",
+        "is_enabled": "on",
+    }
+
+    admin_client.post(reverse("admin:clusters_route_add"), data)
+
+    route = Route.objects.get()
+    assert (route.candidates, route.fallbacks, route.policy) == (["llama", "gpt-4o-mini", "mistral"], [], "")
+    page = admin_client.get(change_url(route)).content.decode()
+    assert "llama\ngpt-4o-mini\nmistral</textarea>" in page
+    assert admin_client.get(reverse("admin:clusters_route_changelist")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"candidates": " , \n"}, "This field is required."),
+        ({"candidates": "a, a"}, "candidates name a model twice: leave it once"),
+        ({"policy": "dearest"}, "Select a valid choice. dearest is not one of the available choices."),
+    ],
+)
+def test_bad_route_is_refused_at_its_field(admin_client, changes, message):
+    data = {"model": "fast", "candidates": "llama", "is_enabled": "on", **changes}
+
+    response = admin_client.post(reverse("admin:clusters_route_add"), data)
+
+    assert errors_in(response) == [message]
+    assert Route.objects.count() == 0
+
+
+def test_settings_list_leads_to_the_one_row(admin_client):
+    response = admin_client.get(reverse("admin:clusters_routersettings_changelist"))
+
+    row = RouterSettings.objects.get()
+    assert (response.status_code, response.url) == (302, change_url(row))
+    assert admin_client.get(reverse("admin:clusters_routersettings_add")).status_code == 403
+    assert admin_client.get(reverse("admin:clusters_routersettings_delete", args=[1])).status_code == 403
+
+
+def test_settings_are_entered_as_people_write_them(admin_client):
+    row = inventory.get_router_settings()
+    page = admin_client.get(change_url(row)).content.decode()
+    form = {
+        "policy": "hybrid",
+        "stickiness_window_s": "0",
+        "health_check_interval_s": "10",
+        "latency_ms_max": "2000",
+        "queue_depth_max": "5",
+        "overhead_factor": "1.25",
+        "cluster_cost_threshold_usd": "0.02",
+        "read_timeout_s": "1",
+        "write_timeout_s": "2",
+        "idle_timeout_s": "3",
+    }
+
+    admin_client.post(change_url(row), form)
+
+    assert 'value="1.1"' in page
+    assert 'value="0.01"' in page
+    row.refresh_from_db()
+    saved = (row.policy, row.overhead_permille, row.cluster_cost_threshold_nanousd)
+    assert saved == ("hybrid", 1250, 20_000_000)
+    assert (row.health_check_interval_s, row.is_external_fallback_enabled) == (10, False)
+
+
+def test_checks_are_read_only(admin_client):
+    cluster = add_cluster()
+    inventory.record_health(cluster_id=cluster.id, observation=Observation(is_healthy=True), now=NOW)
+    check = HealthCheck.objects.get()
+
+    assert admin_client.get(reverse("admin:clusters_healthcheck_changelist")).status_code == 200
+    assert admin_client.get(change_url(check)).status_code == 200
+    assert admin_client.post(change_url(check), {}).status_code == 403
+    assert admin_client.get(reverse("admin:clusters_healthcheck_add")).status_code == 403
+
+
+def test_pages_are_counted_no_further_than_anybody_pages(django_assert_num_queries):
+    paginator = BoundedPaginator(HealthCheck.objects.order_by("-checked_at"), 100)
+
+    with django_assert_num_queries(1) as queries:
+        assert paginator.count == 0
+    assert f"LIMIT {HEALTH_CHECK_ROWS_MAX}" in queries[0]["sql"]
