@@ -37,7 +37,7 @@ class Observer:
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def on_dispatch(self, attempt: Attempt, *, decision: Decision, now_s: float) -> None:
-        self._fold(attempt, Dispatched(), now_s)
+        self._fold(attempt, Dispatched(sent_s=attempt.started_s), now_s)
         deployment = attempt.candidate.deployment
         kind = "cluster" if deployment.cluster_kind == "own" else "external"
         reason = "reroute" if attempt.number > 1 else decision.reason
@@ -48,7 +48,9 @@ class Observer:
     def on_failure(self, attempt: Attempt, failed: UpstreamFailure, *, now_s: float) -> None:
         """An attempt that failed before any content."""
         draw = random.random()  # noqa: S311 -- spreads the breakers' reopening
-        event = Failed(draw=draw, retry_after_s=failed.retry_after_s) if failed.is_counted else Abandoned()
+        event: Event = Abandoned(sent_s=attempt.started_s)
+        if failed.is_counted:
+            event = Failed(sent_s=attempt.started_s, draw=draw, retry_after_s=failed.retry_after_s)
         self._fold(attempt, event, now_s)
         cluster = attempt.candidate.deployment.cluster
         metrics.of_cluster(cluster).failed.inc()
@@ -86,7 +88,7 @@ class Observer:
 
     def on_lost(self, attempt: Attempt, *, now_s: float) -> None:
         """An attempt whose end could not be booked: the cluster is not to blame."""
-        self._fold(attempt, Abandoned(), now_s)
+        self._fold(attempt, Abandoned(sent_s=attempt.started_s), now_s)
 
     def _learn(self, attempt: Attempt, settlement: Settlement, now_s: float) -> None:
         if attempt.ttft_s is not None:
@@ -94,12 +96,15 @@ class Observer:
         event: Event
         if settlement.outcome == "ok":
             event = Finished(
-                duration_ms=float(settlement.duration_ms), output_tokens=settlement.usage.output_tokens
+                sent_s=attempt.started_s,
+                duration_ms=float(settlement.duration_ms),
+                output_tokens=settlement.usage.output_tokens,
             )
         elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
-            event = Failed(draw=random.random())  # noqa: S311 -- spreads the breakers' reopening
+            draw = random.random()  # noqa: S311 -- spreads the breakers' reopening
+            event = Failed(sent_s=attempt.started_s, draw=draw)
         else:
-            event = Abandoned()
+            event = Abandoned(sent_s=attempt.started_s)
         self._fold(attempt, event, now_s)
 
     def _count(self, attempt: Attempt, settlement: Settlement) -> None:

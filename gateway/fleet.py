@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 
 # A probe older than so many intervals says nothing any more: the health is unknown again.
 STALE_INTERVALS = 4
+READINGS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,22 @@ def _expires_at(
 
 
 def load_snapshot(*, now: datetime) -> FleetSnapshot:
-    """Read the control plane's tables. Blocks; revisions are read first, so that no change is missed."""
+    """Read the control plane's tables. Blocks; revisions are read first, so that no change is missed.
+
+    What was changed while it was read is read again: half a change (a route without its deployments)
+    would refuse requests. Where changes never pause, the latest reading is taken.
+    """
+    for _ in range(READINGS_MAX - 1):
+        snapshot = _read_once(now=now)
+        if (snapshots.get_revision(), keys.get_revision()) == (
+            snapshot.inventory_revision,
+            snapshot.billing_revision,
+        ):
+            return snapshot
+    return _read_once(now=now)
+
+
+def _read_once(*, now: datetime) -> FleetSnapshot:
     billing_revision = keys.get_revision()
     return build_snapshot(
         inventory=snapshots.load_inventory(),

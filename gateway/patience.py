@@ -16,13 +16,16 @@ class Patience:
         now = self._loop.time()
         self._idle_s = idle_s
         self._end_at = now + total_s
-        self._timeout = asyncio.timeout_at(min(now + first_byte_s, self._end_at))
+        self._first_byte_at = min(now + first_byte_s, self._end_at)
+        self._timeout = asyncio.timeout_at(self._first_byte_at)
         self._is_entered = False
         self.is_cut = False
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
         self._is_entered = True
+        # It may have been shortened or cut before it began.
+        self._move(self._first_byte_at)
         return self
 
     async def __aexit__(

@@ -1,9 +1,9 @@
 """One request from admission to its settled row: read this first.
 
-serve: admit -> choose -> a pump (a task of the process) takes over -> the caller reads the outbox.
-pump:  for each candidate, best first: hold -> deliver (send, relay, settle, the last byte).
-       A fault before the first content goes to the next candidate, within the retry budget; the hold
-       of the failed attempt is settled in the transaction that holds for the next.
+serve: admit -> a pump (a task of the process) takes over -> the caller reads the outbox.
+pump:  choose -> hold -> deliver (send, relay, settle, the last byte).
+       A fault before the first content chooses anew among the clusters not tried yet, within the retry
+       budget; the hold of the failed attempt is settled in the transaction that holds for the next.
 """
 
 import random
@@ -46,7 +46,6 @@ class Job:
     principal: Principal
     request: CompletionRequest
     snapshot: FleetSnapshot
-    decision: Decision
     claims: tuple[WindowClaim, ...]
     ticket: Ticket
     outbox: Outbox
@@ -75,23 +74,16 @@ class Pipeline:
     ) -> Outbox:
         """Admit and start the answer; raises the GatewayError of a refusal."""
         ticket = self.admission.admit(principal=principal, request=request, snapshot=snapshot)
-        now_s = self.clock()
-        draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
-        decision = choose(request.profile, snapshot.fleet, self.observer.states, now_s, draw)
-        if not decision.ranked:
-            self.admission.release(ticket, tokens_used=0)
-            raise no_candidate_refusal(decision)
         outbox = Outbox(bytes_max=self.buffer_bytes_max)
         job = Job(
             request_id=request_id,
             principal=principal,
             request=request,
             snapshot=snapshot,
-            decision=decision,
             claims=self.calendar.claims_of(principal, now=self.wall_clock()),
             ticket=ticket,
             outbox=outbox,
-            started_s=now_s,
+            started_s=self.clock(),
         )
         self.retries.on_request()
         self.pumps.start(self._pump(job))
@@ -122,18 +114,9 @@ class Pipeline:
         replaced: Settlement | None = None
         failure: UpstreamFailure | None = None
         tried: set[str] = set()
-        for candidate in job.decision.ranked:
-            if candidate.deployment.cluster in tried:
-                continue
-            if tried and (len(tried) > self.reroutes_max or not self.retries.take()):
-                break
-            tried.add(candidate.deployment.cluster)
-            attempt = self._new_attempt(job, candidate, number=len(tried))
-            await self.ledger.hold(attempt.hold, replaced=replaced)
-            replaced = None
-            self.observer.on_dispatch(attempt, decision=job.decision, now_s=self.clock())
+        while attempt := self._next_attempt(job, tried):
             try:
-                return await self._deliver(job, attempt)
+                return await self._deliver(job, attempt, replaced=replaced)
             except UpstreamFailure as failed:
                 failure = failed
                 replaced = self.delivery.settlement_of_failure(attempt, failed)
@@ -141,12 +124,37 @@ class Pipeline:
                 if not failed.is_retryable or job.outbox.is_abandoned:
                     break
         assert failure is not None, "the loop ends only after a failure"
-        if replaced is not None:
-            await self.ledger.settle(replaced)
+        assert replaced is not None, "each failure is settled"
+        await self.ledger.settle(replaced)
         raise failure.error
 
-    async def _deliver(self, job: Job, attempt: Attempt) -> Settlement:
+    def _next_attempt(self, job: Job, tried: set[str]) -> Attempt | None:
+        """Choose by what is known now, and count the attempt at once; None: there is no further one.
+
+        Nothing is awaited between the choice and the count: a burst would choose one cluster past its limit.
+        """
+        draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
+        now_s = self.clock()
+        decision = choose(job.request.profile, job.snapshot.fleet, self.observer.states, now_s, draw)
+        untried = (c for c in decision.ranked if c.deployment.cluster not in tried)
+        candidate = next(untried, None)
+        if candidate is None and not tried:
+            raise no_candidate_refusal(decision)
+        if candidate is None or (tried and not self._may_reroute(decision, len(tried))):
+            return None
+        tried.add(candidate.deployment.cluster)
+        attempt = self._new_attempt(job, decision, candidate, number=len(tried))
+        self.observer.on_dispatch(attempt, decision=decision, now_s=now_s)
+        return attempt
+
+    def _may_reroute(self, decision: Decision, tried_count: int) -> bool:
+        # A last resort is worth one attempt: with everything down, more would only amplify.
+        is_worth_it = decision.reason != "last_resort" and tried_count <= self.reroutes_max
+        return is_worth_it and self.retries.take()
+
+    async def _deliver(self, job: Job, attempt: Attempt, *, replaced: Settlement | None) -> Settlement:
         try:
+            await self.ledger.hold(attempt.hold, replaced=replaced)
             headers = _headers(job, attempt)
             return await self.delivery.carry(attempt, job.outbox, request_id=job.request_id, headers=headers)
         except UpstreamFailure:
@@ -155,7 +163,7 @@ class Pipeline:
             self.observer.on_lost(attempt, now_s=self.clock())
             raise
 
-    def _new_attempt(self, job: Job, candidate: Candidate, *, number: int) -> Attempt:
+    def _new_attempt(self, job: Job, decision: Decision, candidate: Candidate, *, number: int) -> Attempt:
         now = self.wall_clock()
         bound = output_bound(profile=job.request.profile, deployment=candidate.deployment)
         hold = new_hold(
@@ -165,7 +173,7 @@ class Pipeline:
             owner=self.owner,
             principal=job.principal,
             request=job.request,
-            decision=job.decision,
+            decision=decision,
             candidate=candidate,
             bound=bound,
             claims=job.claims,

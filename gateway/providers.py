@@ -14,12 +14,25 @@ PATHS = {
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
 }
+CREDENTIAL_HEADERS = frozenset({"x-api-key", "x-goog-api-key"})
 # https://ai.google.dev/gemini-api/docs/openai
 GEMINI_PATHS = {surface: "/v1beta/openai" + path.removeprefix("/v1") for surface, path in PATHS.items()}
 
 
 def upstream_path(*, backend: str, surface: str) -> str:
     return (GEMINI_PATHS if backend == "gemini" else PATHS)[surface]
+
+
+def openai_credentials(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The signer's headers with a maker's own credential header turned into OpenAI's.
+
+    The probes speak each maker's own dialect; the OpenAI-compatible endpoints take a bearer token
+    (https://docs.anthropic.com/en/api/openai-sdk, https://ai.google.dev/gemini-api/docs/openai).
+    """
+    return [
+        ("authorization", f"Bearer {value}") if name in CREDENTIAL_HEADERS else (name, value)
+        for name, value in headers
+    ]
 
 
 def upstream_body(*, request: CompletionRequest, upstream_name: str, output_tokens_max: int | None) -> bytes:

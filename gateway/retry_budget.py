@@ -5,6 +5,8 @@ from collections.abc import Callable
 SHARE = 0.10
 TRICKLE_PER_S = 3.0
 TOKENS_MAX = 50.0
+# A fresh process hides the fall of a cluster too: 5 failures open its breaker, and two may fall at once.
+TOKENS_START = 10.0
 
 
 class RetryBudget:
@@ -12,7 +14,7 @@ class RetryBudget:
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._tokens = TRICKLE_PER_S
+        self._tokens = TOKENS_START
         self._filled_at_s = clock()
 
     def on_request(self) -> None:

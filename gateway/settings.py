@@ -5,6 +5,8 @@ Each variable is described in README.md, Configuration. A secret named NAME may 
 
 import os
 import secrets
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,8 @@ SESSION_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
-    "daphne",
+    # The development server's alone: it brings Twisted into every process that loads it.
+    *(["daphne"] if "runserver" in sys.argv else []),
     "gateway.apps.GatewayConfig",
     "clusters.apps.ClustersConfig",
     "billing.apps.BillingConfig",
@@ -196,7 +199,9 @@ USE_I18N = False
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [ROOT / "static"]
 STATIC_ROOT = Path(_text("GATEWAY_STATIC_ROOT", str(ROOT / "staticfiles")))
+# Without a collected folder the finders serve the source's own; its absence is no mistake.
 WHITENOISE_USE_FINDERS = True
+warnings.filterwarnings("ignore", message="No directory at", category=UserWarning)
 WHITENOISE_AUTOREFRESH = False
 
 # --- Broker, channel layer. Empty REDIS_URL: `manage.py up` starts the embedded Valkey and sets it.

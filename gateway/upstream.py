@@ -32,6 +32,7 @@ from gateway.errors import (
     UpstreamUnreachableError,
 )
 from gateway.fleet import Target
+from gateway.providers import openai_credentials
 
 USER_AGENT = "tollgate"
 CLIENTS_MAX = 2_000
@@ -152,7 +153,7 @@ class Upstreams:
             ("user-agent", USER_AGENT),
             ("x-request-id", request_id),
             ("x-gateway-attempt-id", attempt_id),
-            *signed,
+            *openai_credentials(signed),
         ]
 
     async def _client(self, target: Target, url: httpx.URL) -> _Client:

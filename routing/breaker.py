@@ -8,18 +8,25 @@ WINDOW_REQUESTS_MIN = 10
 OPEN_S = 5.0
 OPEN_S_MAX = 300.0
 JITTER = 0.2
+OPEN_COUNT_MAX = 8  # past this the cap holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """Times are seconds of the caller's monotonic clock; `open_until` 0 means closed."""
+    """Times are seconds of the caller's monotonic clock; `open_until_s` 0 means closed.
+
+    A request that was sent before the breaker last opened says nothing any more, however it ends:
+    dozens may still be running on a cluster that died, and streams that began before go on.
+    """
 
     consecutive_failures: int = 0
     window_started_s: float = 0.0
     window_requests: int = 0
     window_failures: int = 0
     open_count: int = 0
+    opened_at_s: float = 0.0
     open_until_s: float = 0.0
+    probe_sent_s: float = 0.0
     is_probing: bool = False
 
 
@@ -32,32 +39,44 @@ def phase(breaker: Breaker, *, now_s: float) -> str:
     return "half_open"
 
 
-def on_dispatch(breaker: Breaker, *, now_s: float) -> Breaker:
+def on_dispatch(breaker: Breaker, *, now_s: float, sent_s: float) -> Breaker:
     """A request goes out; in half-open it is the probe and nobody else passes until it ends."""
     if phase(breaker, now_s=now_s) == "half_open":
-        return replace(breaker, is_probing=True)
+        return replace(breaker, is_probing=True, probe_sent_s=sent_s)
     return breaker
 
 
-def on_success(breaker: Breaker, *, now_s: float) -> Breaker:
-    """An answer came: an open breaker closes and forgets."""
+def on_success(breaker: Breaker, *, now_s: float, sent_s: float) -> Breaker:
+    """An answer came: an open breaker closes and forgets all but when it last opened."""
+    if sent_s < breaker.opened_at_s:
+        return breaker
     if breaker.open_until_s != 0.0:
-        return Breaker()
+        return Breaker(opened_at_s=breaker.opened_at_s)
     breaker = _rolled(breaker, now_s=now_s)
     return replace(breaker, consecutive_failures=0, window_requests=breaker.window_requests + 1)
 
 
-def on_abandon(breaker: Breaker) -> Breaker:
+def on_abandon(breaker: Breaker, *, sent_s: float) -> Breaker:
     """A request ended without saying anything about the cluster (the client left, a bad request)."""
-    return replace(breaker, is_probing=False) if breaker.is_probing else breaker
+    return replace(breaker, is_probing=False) if _is_probe(breaker, sent_s=sent_s) else breaker
 
 
-def on_failure(breaker: Breaker, *, now_s: float, draw: float, retry_after_s: float = 0.0) -> Breaker:
+def on_failure(
+    breaker: Breaker, *, now_s: float, sent_s: float, draw: float, retry_after_s: float = 0.0
+) -> Breaker:
     """A failure that counts against the cluster. `draw` in [0, 1) spreads reopening by +-20 %.
 
-    Opens after 5 in a row, or when half of at least 10 within 30 s failed, or at once for as long as
-    the upstream asked (`retry_after_s`), or again, twice as long, when the probe failed.
+    Opens after 5 in a row, or when half of at least 10 within 30 s failed, or again, twice as long,
+    when the probe failed. An upstream that names a time (`retry_after_s`) is left alone for just that
+    long, at once, and no longer until it has failed 5 times in a row.
     """
+    is_probe = _is_probe(breaker, sent_s=sent_s)
+    if sent_s < breaker.opened_at_s and not is_probe:
+        return breaker
+    if breaker.open_until_s != 0.0 and not is_probe:
+        # A last resort failed: nothing new, unless the upstream asks for more time.
+        asked_until_s = now_s + min(retry_after_s, OPEN_S_MAX) if retry_after_s > 0 else 0.0
+        return replace(breaker, open_until_s=max(breaker.open_until_s, asked_until_s))
     breaker = _rolled(breaker, now_s=now_s)
     breaker = replace(
         breaker,
@@ -69,15 +88,23 @@ def on_failure(breaker: Breaker, *, now_s: float, draw: float, retry_after_s: fl
         breaker.window_requests >= WINDOW_REQUESTS_MIN
         and breaker.window_failures * 2 >= breaker.window_requests
     )
-    if not (is_over or breaker.is_probing or retry_after_s > 0):
+    if not (is_over or is_probe or retry_after_s > 0):
         return breaker
-    open_s = min(OPEN_S * 2**breaker.open_count, OPEN_S_MAX) * (1 - JITTER + 2 * JITTER * draw)
+    open_s, open_count = 0.0, breaker.open_count
+    if is_over or retry_after_s <= 0:
+        open_s = min(OPEN_S * 2**open_count, OPEN_S_MAX) * (1 - JITTER + 2 * JITTER * draw)
+        open_count = min(open_count + 1, OPEN_COUNT_MAX)
     return replace(
         breaker,
         is_probing=False,
-        open_count=min(breaker.open_count + 1, 8),
+        open_count=open_count,
+        opened_at_s=now_s,
         open_until_s=now_s + max(open_s, min(retry_after_s, OPEN_S_MAX)),
     )
+
+
+def _is_probe(breaker: Breaker, *, sent_s: float) -> bool:
+    return breaker.is_probing and sent_s == breaker.probe_sent_s
 
 
 def _rolled(breaker: Breaker, *, now_s: float) -> Breaker:

@@ -7,9 +7,6 @@ from routing.learning import NOTHING_LEARNT, States
 from routing.scoring import POLICIES, ScoreInput, estimated_cost_nanousd
 from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile
 
-# Scores within this share of the best are one: `draw` spreads requests among them.
-TIE_SHARE = 1e-9
-
 
 def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float) -> Decision:
     """Rank the deployments of the request's route.
@@ -86,8 +83,8 @@ def _ranked(
 def _tie_broken(ranked: list[Candidate], draw: float) -> list[Candidate]:
     if len(ranked) < 2:
         return ranked
-    limit = ranked[0].score + abs(ranked[0].score) * TIE_SHARE
-    tied = sum(1 for candidate in ranked if candidate.score <= limit)
+    # Only exact ties: any share of a score may be more than the price of a request.
+    tied = sum(1 for candidate in ranked if candidate.score == ranked[0].score)
     first = int(draw * tied)
     return ranked[first:tied] + ranked[:first] + ranked[tied:]
 
@@ -109,6 +106,7 @@ def _last_resort(
                 state=learnt[deployment.id],
                 overhead_permille=fleet.settings.overhead_permille,
             ),
+            is_fallback=deployment in fleet.routes[profile.model].fallbacks,
         )
         for deployment in suspected[:1]
     ]

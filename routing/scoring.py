@@ -11,6 +11,8 @@ from routing.types import Deployment, Rate, RequestProfile, RoutingSettings, Usa
 OUTPUT_TOKENS_EXPECTED = 256
 # Puts one group of deployments after the other: above any cost or latency in its unit.
 AFTER = 1e15
+# What a request costs at a provider whose price nobody knows: unknown is not free, it comes last.
+UNPRICED_NANOUSD = AFTER / 2
 UNKNOWN_LATENCY_MS = 1000.0
 
 
@@ -61,17 +63,21 @@ def score_marginal(given: ScoreInput) -> float:
     room = given.state.in_flight / given.deployment.in_flight_max
     if given.deployment.cluster_kind == "own":
         return room + (0.0 if given.deployment.billing == "committed" else 2.0)
-    return 4.0 + given.cost_nanousd
+    # Whole nano-USD and a share below 1: room only decides between equal prices.
+    return 4.0 + score_cost(given) + room
 
 
 def score_cost(given: ScoreInput) -> float:
-    """The seed's `cost`: the cheapest by average cost, whoever owns it."""
+    """The seed's `cost`: the cheapest by average cost, whoever owns it; unpriced providers last."""
+    deployment = given.deployment
+    if deployment.rate is None and deployment.cluster_kind == "provider":
+        return UNPRICED_NANOUSD
     return float(given.cost_nanousd)
 
 
 def score_latency(given: ScoreInput) -> float:
     """The seed's `latency`: the quickest first token from live traffic, else from the last probe."""
-    known = given.state.ttft_ms or given.deployment.latency_ms
+    known = given.deployment.latency_ms if given.state.ttft_ms is None else given.state.ttft_ms
     latency_ms = UNKNOWN_LATENCY_MS if known is None else float(known)
     return latency_ms * (1 + given.state.in_flight / given.deployment.in_flight_max)
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import django
@@ -26,18 +26,19 @@ from billing.models import (  # noqa: E402
     ApiKey,
     Budget,
     BudgetWindow,
-    Price,
     Reservation,
     SpendRollup,
     UsageRecord,
 )
 from clusters import catalogue, inventory  # noqa: E402
+from clusters.health import Observation  # noqa: E402
 from clusters.models import Cluster, Route  # noqa: E402
 from routing.cost import cost_nanousd  # noqa: E402
 from routing.types import Rate, Usage  # noqa: E402
 
 QUIET_S_MAX = 8.0
 POLL_S = 0.02
+PROBES = 5
 ROLLUP_SUMS = (
     "requests",
     "failures",
@@ -65,16 +66,17 @@ def add_cluster(*, name, values, model, deployment, price, secret):
         )
     catalogue.put_deployment(cluster_name=name, model=model, values=deployment)
     if price:
-        set_price(cluster_name=name, model=model, price=price)
+        # A price that comes into force while the gateway reads waits for its next look.
+        set_price(cluster_name=name, model=model, price=price, since_s=60)
 
 
-def set_price(*, cluster_name, model, price):
+def set_price(*, cluster_name, model, price, since_s=0):
     prices.put_price(
         model=model,
         cluster_name=cluster_name,
         input_microusd_per_mtok=price[0],
         output_microusd_per_mtok=price[1],
-        effective_at=now(),
+        effective_at=now() - timedelta(seconds=since_s),
         source="test",
     )
 
@@ -90,13 +92,11 @@ def set_cluster_state(*, name, state):
 
 
 def set_cluster_health(*, name, is_healthy):
-    """As three probes in a row would leave it."""
-    cluster = Cluster.objects.get(name=name)
-    cluster.health = Cluster.Health.HEALTHY if is_healthy else Cluster.Health.UNHEALTHY
-    cluster.health_checked_at = now()
-    cluster.save()
-    inventory.set_cluster_state(cluster_id=cluster.id, state=cluster.state)
-    Cluster.objects.filter(id=cluster.id).update(health_checked_at=now())
+    """What so many probes in a row would leave, as the prober books them."""
+    cluster_id = Cluster.objects.get(name=name).id
+    observation = Observation(is_healthy=is_healthy, reason="" if is_healthy else "as the test wants it")
+    for _ in range(PROBES):
+        inventory.record_health(cluster_id=cluster_id, observation=observation, now=now())
 
 
 def issue_key(*, name, team, budgets=(), expires_in_s=None, **limits):
@@ -105,7 +105,7 @@ def issue_key(*, name, team, budgets=(), expires_in_s=None, **limits):
     team_id = keys.put_team(organisation_id=organisation_id, name=team)
     expires_at = None
     if expires_in_s is not None:
-        expires_at = datetime.fromtimestamp(time.time() + expires_in_s, tz=UTC)
+        expires_at = now() + timedelta(seconds=expires_in_s)
     issued = keys.issue_key(team_id=team_id, name=name, expires_at=expires_at, **limits)
     for budget in budgets:
         keys.put_budget(key_id=issued.id, **budget)
@@ -148,10 +148,6 @@ def load_windows(*, key_id):
         }
         for window in windows
     ]
-
-
-def load_price_sources():
-    return list(Price.objects.values_list("source", flat=True))
 
 
 # --- What must hold of any key once nothing runs any more.
