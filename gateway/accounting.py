@@ -16,10 +16,10 @@ from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile,
 # What an answer may be long where neither the client nor the deployment says.
 OUTPUT_TOKENS_DEFAULT = 4096
 OUTPUT_TOKENS_MIN = 16
-# The prompt as seen by the limit on the answer: bytes / 3 lies above the true count for most text.
-BYTES_PER_TOKEN_LOW = 3
+# The prompt as seen by the limit on the answer: the estimate and a third lies above most true counts.
+PROMPT_NUMERATOR, PROMPT_DENOMINATOR = 4, 3
 UNPRICED = Rate.flat(input_microusd_per_mtok=0, output_microusd_per_mtok=0, source="unpriced")
-DECISION_ENTRIES_MAX = 6
+DECISION_ENTRIES_MAX = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +38,10 @@ def output_bound(*, profile: RequestProfile, deployment: Deployment) -> OutputBo
     if asked is not None:
         tokens_max = asked if allowed is None else min(asked, allowed)
         return OutputBound(tokens_max=tokens_max, is_injected=tokens_max != asked)
-    left = deployment.context_window - tokens_of_bytes_low(profile.body_bytes)
+    prompt_tokens = -(-profile.prompt_tokens_estimate * PROMPT_NUMERATOR // PROMPT_DENOMINATOR)
+    left = deployment.context_window - prompt_tokens
     tokens_max = max(min(allowed or OUTPUT_TOKENS_DEFAULT, left), OUTPUT_TOKENS_MIN)
     return OutputBound(tokens_max=tokens_max, is_injected=True)
-
-
-def tokens_of_bytes_low(byte_count: int) -> int:
-    return -(-byte_count // BYTES_PER_TOKEN_LOW)
 
 
 class WindowCalendar:
@@ -109,6 +106,8 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
         "is_stream": request.is_stream,
         "rate": rate_record(rate),
         "decision": decision_record(decision, chosen=candidate),
+        # Not a column of the row: what an attempt in doubt is charged for its prompt.
+        "prompt_tokens_estimate": profile.prompt_tokens_estimate,
     }
     return Hold(
         attempt_id=attempt_id,
@@ -126,16 +125,26 @@ def rate_record(rate: Rate) -> dict[str, Any]:
 
 
 def decision_record(decision: Decision, *, chosen: Candidate) -> Mapping[str, Any]:
-    """Why it went there, short enough to be kept with every row; costs are estimates in nano-USD."""
+    """Why it went there, short enough to be kept with every row; costs are estimates in nano-USD.
+
+    The best few and the first few excluded; `others` says how many more there were. A model is named
+    where it is not the one that was asked for.
+    """
     ranked = decision.ranked[:DECISION_ENTRIES_MAX]
+    excluded = decision.exclusions[:DECISION_ENTRIES_MAX]
     return {
         "policy": decision.policy,
         "reason": decision.reason,
         "chosen": chosen.deployment.cluster,
         "cost": chosen.cost_nanousd,
-        "ranked": [[c.deployment.cluster, c.deployment.model, c.cost_nanousd] for c in ranked],
-        "excluded": [[e.deployment.cluster, e.reason] for e in decision.exclusions[:DECISION_ENTRIES_MAX]],
+        "ranked": [[_place(c.deployment, decision.model), c.cost_nanousd] for c in ranked],
+        "excluded": [[_place(e.deployment, decision.model), e.reason] for e in excluded],
+        "others": len(decision.ranked) - len(ranked) + len(decision.exclusions) - len(excluded),
     }
+
+
+def _place(deployment: Deployment, model: str) -> str:
+    return deployment.cluster if deployment.model == model else f"{deployment.cluster}/{deployment.model}"
 
 
 def settlement_of(

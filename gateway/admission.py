@@ -75,7 +75,7 @@ class Admission:
                     self._limiter.give_back(
                         key_id=principal.key_id, kind=other_kind, limit=other_limit, amount=other_amount
                     )
-                raise _refusal(principal, allowance, headers)
+                raise _refusal(principal, allowance, headers, amount=amount)
             taken.append((kind, limit, amount))
         return headers
 
@@ -94,8 +94,15 @@ def check_model(*, principal: Principal, model: str, snapshot: FleetSnapshot) ->
 
 
 def _refusal(
-    principal: Principal, allowance: Allowance, headers: tuple[tuple[str, str], ...]
+    principal: Principal, allowance: Allowance, headers: tuple[tuple[str, str], ...], *, amount: int
 ) -> RateLimitError:
+    if amount > allowance.limit:
+        message = (
+            f"This request needs about {amount} {allowance.kind}, more than the {allowance.limit} per minute "
+            f"of API key {principal.prefix}…: make it shorter, or raise the limit in Admin > Keys."
+        )
+        headers = (*headers, ("x-should-retry", "false"))
+        return RateLimitError(message, retry_after_s=allowance.retry_after_s, headers=headers)
     message = (
         f"API key {principal.prefix}… is over its limit of {allowance.limit} {allowance.kind} per minute; "
         f"try again in {allowance.retry_after_s:.1f} s."

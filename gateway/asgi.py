@@ -20,6 +20,8 @@ from gateway.lifespan import Gateway  # noqa: E402 -- app registry first
 from gateway.slim import Receive, Scope, Send, SlimHandler  # noqa: E402
 
 SLIM_PREFIX = "/v1/"
+# Ninja's own page, a plain Django view.
+OPENAPI_PATH = "/v1/openapi.json"
 # Headers by which a client could move Django's root path or claim another scheme (daphne reads them).
 STRIPPED_HEADERS = frozenset({b"daphne-root-path"})
 
@@ -48,7 +50,7 @@ class Application:
         scope["gateway"] = gateway
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
-        elif scope["path"].startswith(SLIM_PREFIX):
+        elif scope["path"].startswith(SLIM_PREFIX) and scope["path"] != OPENAPI_PATH:
             await self._slim(scope, receive, send, gateway)
         else:
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED_HEADERS]

@@ -53,12 +53,21 @@ class Attempt:
 
     def usage(self) -> Usage:
         """What the upstream reported, if it is possible at all; else an estimate, flagged."""
-        reported = usage_from_openai(self.reported_usage)
-        if reported is not None:
-            return reported
-        return estimated_usage(
+        return self.possible_usage(self.reported_usage) or estimated_usage(
             prompt_tokens_estimate=self.request.profile.prompt_tokens_estimate,
             output_tokens=min(self.output_frames, self.bound.tokens_max * self.request.profile.choice_count),
+        )
+
+    def possible_usage(self, reported: object) -> Usage | None:
+        """What was reported, unless it is above what can have been: the hold's bounds or full windows.
+
+        An upstream that ignores max_tokens stays below the second: its surplus is booked as variance.
+        """
+        profile, window = self.request.profile, self.candidate.deployment.context_window
+        return usage_from_openai(
+            reported,
+            input_tokens_max=max(profile.prompt_tokens_max, window * profile.choice_count),
+            output_tokens_max=max(self.bound.tokens_max, window) * profile.choice_count,
         )
 
 
@@ -98,7 +107,7 @@ class Reader:
             raise _failure(UpstreamError("The upstream answered 200 with an error inside."))
         attempt.ttft_s = self._clock() - attempt.started_s
         attempt.reported_usage = answer.usage
-        if usage_from_openai(answer.usage) is None:
+        if attempt.possible_usage(answer.usage) is None:
             attempt.output_frames = len(body) // 4
         return body
 

@@ -14,6 +14,7 @@ GatewayError
 ├── RequestTooLargeError 413
 ├── RateLimitError 429               requests or tokens per minute
 ├── InsufficientQuotaError 429       a hard budget is spent
+├── ClientClosedError 499            the caller left: in logs only
 ├── InternalError 500                a bug of ours: logged with its request id
 ├── UpstreamError 502                the upstream failed; the subclasses say how
 │   ├── UpstreamUnreachableError, UpstreamInvalidError, UpstreamAuthError, UpstreamTooLargeError
@@ -22,6 +23,7 @@ GatewayError
 └── UpstreamTimeoutError 504
 """
 
+import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -139,6 +141,14 @@ class InsufficientQuotaError(GatewayError):
     headers = (("x-should-retry", "false"),)
 
 
+class ClientClosedError(GatewayError):
+    """Nobody is there to be told; logs and metrics say so."""
+
+    status = 499
+    code = "client_closed_request"
+    type = "invalid_request_error"
+
+
 class UpstreamError(GatewayError):
     status = 502
     code = "upstream_error"
@@ -231,5 +241,8 @@ def error_event(error: GatewayError) -> bytes:
 
 
 def _retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
-    whole = max(1, -int(-seconds // 1))
-    return (("retry-after", str(whole)), ("retry-after-ms", str(max(1, int(seconds * 1000)))))
+    """Rounded up: a caller that waits just so long must not come too early."""
+    return (
+        ("retry-after", str(max(1, math.ceil(seconds)))),
+        ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
+    )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -55,7 +55,9 @@ class FleetSnapshot:
     def count_healthy(self, *, kind: str) -> tuple[int, int]:
         """How many clusters of the kind are usable, and how many there are."""
         chosen = [cluster for cluster in self.clusters if cluster.kind == kind]
-        usable = [c for c in chosen if c.state == "active" and c.health != "unhealthy"]
+        usable = [
+            c for c in chosen if c.state == "active" and c.health != "unhealthy" and not c.secret_problem
+        ]
         return len(usable), len(chosen)
 
 
@@ -69,12 +71,11 @@ def build_snapshot(
 ) -> FleetSnapshot:
     """Join inventory, prices and keys. Pure: equal input, equal snapshot."""
     stale_after = timedelta(seconds=inventory.settings.health_check_interval_s * STALE_INTERVALS)
+    clusters = tuple(_as_known(c, stale_after=stale_after, now=now) for c in inventory.clusters)
     targets: dict[str, Target] = {}
-    for cluster in inventory.clusters:
+    for cluster in clusters:
         for view in cluster.deployments:
-            target = _target(
-                cluster, view, rates=rates, inventory=inventory, stale_after=stale_after, now=now
-            )
+            target = _target(cluster, view, rates=rates, inventory=inventory)
             targets[target.deployment.id] = target
     return FleetSnapshot(
         inventory_revision=inventory.revision,
@@ -86,21 +87,21 @@ def build_snapshot(
         ),
         targets=targets,
         principals=principals,
-        clusters=inventory.clusters,
+        clusters=clusters,
     )
 
 
-def _target(
-    cluster: ClusterView,
-    view: DeploymentView,
-    *,
-    rates: RateTable,
-    inventory: InventorySnapshot,
-    stale_after: timedelta,
-    now: datetime,
-) -> Target:
+def _as_known(cluster: ClusterView, *, stale_after: timedelta, now: datetime) -> ClusterView:
+    """The cluster as far as it is known: what an old probe saw is unknown again, in either direction."""
     checked_at = cluster.health_checked_at
-    is_fresh = checked_at is not None and now - checked_at < stale_after
+    if checked_at is not None and now - checked_at < stale_after:
+        return cluster
+    return replace(cluster, health="unknown", queue_depth=None, running_count=None, latency_ms=None)
+
+
+def _target(
+    cluster: ClusterView, view: DeploymentView, *, rates: RateTable, inventory: InventorySnapshot
+) -> Target:
     deployment = Deployment(
         id=view.id,
         cluster=cluster.name,
@@ -110,7 +111,7 @@ def _target(
         model=view.model,
         billing=cluster.billing,
         state="secret_unreadable" if cluster.secret_problem else cluster.state,
-        health=cluster.health if is_fresh else "unknown",
+        health=cluster.health,
         health_reason=cluster.health_reason,
         context_window=view.context_window,
         output_tokens_max=view.output_tokens_max,
@@ -119,15 +120,15 @@ def _target(
         cost_per_hour_nanousd=cluster.cost_per_hour_nanousd,
         rated_tokens_per_s=cluster.rated_tokens_per_s,
         measured_tokens_per_s=cluster.measured_tokens_per_s,
-        queue_depth=cluster.queue_depth if is_fresh else None,
-        latency_ms=cluster.latency_ms if is_fresh else None,
+        queue_depth=cluster.queue_depth,
+        latency_ms=cluster.latency_ms,
         in_flight_max=cluster.in_flight_max,
     )
     rate = rates.rate_of(model=view.model, cluster_name=cluster.name)
     if rate is None and cluster.kind == "own":
         rate = _internal_rate(deployment, overhead_permille=inventory.settings.overhead_permille)
     return Target(
-        deployment=_with_rate(deployment, rate),
+        deployment=replace(deployment, rate=rate),
         cluster_id=cluster.id,
         endpoint=cluster.endpoint,
         backend=cluster.backend,
@@ -138,16 +139,11 @@ def _target(
     )
 
 
-def _with_rate(deployment: Deployment, rate: Rate | None) -> Deployment:
-    values = {name: getattr(deployment, name) for name in Deployment.__slots__}
-    return Deployment(**{**values, "rate": rate})
-
-
 def _internal_rate(deployment: Deployment, *, overhead_permille: int) -> Rate:
     """What an own cluster's tokens settle at where no price row says otherwise (DECISIONS: money).
 
-    The seed's formula at nameplate speed, for prompt and answer alike; it changes with the cluster's
-    cost and rated speed, never with its load.
+    The seed's formula at nameplate speed, for prompt and answer alike. It changes with the cluster's
+    cost and rated speed, never with its load; only where no speed is rated, with the measured one.
     """
     average = seed_rate_microusd_per_mtok(
         cost_per_hour_nanousd=deployment.cost_per_hour_nanousd,

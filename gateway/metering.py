@@ -10,10 +10,13 @@ BYTES_PER_TOKEN_ESTIMATE = 4
 TOKENS_MAX = 2**62
 
 
-def usage_from_openai(reported: object) -> Usage | None:
+def usage_from_openai(
+    reported: object, *, input_tokens_max: int = TOKENS_MAX, output_tokens_max: int = TOKENS_MAX
+) -> Usage | None:
     """Normalise OpenAI's `usage` member; None when it is absent or impossible (WIRE 11, 12).
 
-    `prompt_tokens` includes cached tokens and `completion_tokens` includes reasoning and audio; in
+    Impossible is also what lies above the bounds: more than there can have been, whatever the limits
+    asked for. `prompt_tokens` includes cached tokens and `completion_tokens` includes reasoning and audio; in
     the buckets each token is counted once. Details that exceed their total are impossible.
     """
     if not isinstance(reported, Mapping):
@@ -28,6 +31,8 @@ def usage_from_openai(reported: object) -> Usage | None:
     if prompt is None or completion is None or cached is None or reasoning is None or audio is None:
         return None
     if cached > prompt or reasoning + audio > completion:
+        return None
+    if prompt > input_tokens_max or completion > output_tokens_max:
         return None
     return Usage(
         input_fresh_tokens=prompt - cached,

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from gateway.errors import GatewayError, error_event
+from gateway.errors import ClientClosedError, GatewayError, error_event
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -70,6 +70,10 @@ class Outbox:
         self.close()
 
     def close(self) -> None:
+        """Nothing more comes. An answer that never began ends too: its caller must not wait for ever."""
+        if not self._head.done():
+            self._head.set_exception(ClientClosedError("The caller left before the answer began."))
+            self._head.exception()
         self._is_closed = True
         self._changed.set()
 

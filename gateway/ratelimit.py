@@ -6,6 +6,8 @@ from dataclasses import dataclass
 MINUTE_S = 60.0
 # Buckets of keys that were not seen for long are dropped; a full bucket says the same as none.
 BUCKETS_MAX = 50_000
+# Waiting just as long as was asked must do: less than this is rounding.
+SLACK = 1e-6
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class RateLimiter:
         """Take `amount` from the key's bucket, if it is there; an amount above the limit never is."""
         bucket = self._bucket(key_id, kind, limit)
         rate_per_s = limit / MINUTE_S
-        if amount > bucket.level:
+        if amount > bucket.level + SLACK:
             wait_s = (min(amount, limit) - bucket.level) / rate_per_s
             return self._allowance(bucket, kind, limit, is_refused=True, retry_after_s=wait_s)
         bucket.level -= amount
@@ -50,11 +52,13 @@ class RateLimiter:
 
     def _bucket(self, key_id: str, kind: str, limit: int) -> _Bucket:
         now_s = self._clock()
-        bucket = self._buckets.get((key_id, kind))
+        # Taken out and put in again: the first in order is the one not seen for longest.
+        bucket = self._buckets.pop((key_id, kind), None)
         if bucket is None:
             if len(self._buckets) >= BUCKETS_MAX:
                 self._buckets.pop(next(iter(self._buckets)))
-            bucket = self._buckets[key_id, kind] = _Bucket(float(limit), now_s)
+            bucket = _Bucket(float(limit), now_s)
+        self._buckets[key_id, kind] = bucket
         grown = bucket.level + (now_s - bucket.filled_at_s) * limit / MINUTE_S
         bucket.level, bucket.filled_at_s = min(grown, float(limit)), now_s
         return bucket

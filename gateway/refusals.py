@@ -12,24 +12,29 @@ from gateway.errors import (
 )
 from routing.types import Decision
 
+FINAL_REASONS = frozenset({"context_window", "unpriced"})
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
 NANOUSD_PER_USD = 1_000_000_000
 
 
 def no_candidate_refusal(decision: Decision) -> GatewayError:
     """Why no deployment may serve the request. A reason that the caller can act on comes first."""
-    reasons = {exclusion.reason for exclusion in decision.exclusions}
+    # A disabled cluster is as good as none: it will not be there for the next try either.
+    excluded = [exclusion for exclusion in decision.exclusions if exclusion.reason != "disabled"]
+    reasons = {exclusion.reason for exclusion in excluded}
     model = decision.model
-    if reasons == {"context_window"}:
-        windows = max(e.deployment.context_window for e in decision.exclusions)
+    lacking = sorted(reason.removeprefix("lacks_") for reason in reasons if reason.startswith("lacks_"))
+    # Where every reason lies in the request itself, the same request never succeeds: no retry helps.
+    is_final = bool(reasons) and all(r in FINAL_REASONS or r.startswith("lacks_") for r in reasons)
+    if is_final and "context_window" in reasons:
+        windows = max(e.deployment.context_window for e in excluded if e.reason == "context_window")
         return ContextLengthError(
             f"The prompt is longer than the context window of `{model}` ({windows} tokens); shorten it.",
             param="messages",
         )
-    lacking = sorted(reason.removeprefix("lacks_") for reason in reasons if reason.startswith("lacks_"))
-    if lacking and len(lacking) == len(reasons):
+    if is_final and lacking:
         return UnsupportedError(f"No deployment of `{model}` can do this: it lacks {', '.join(lacking)}.")
-    if reasons and reasons <= {"unpriced"}:
+    if is_final:
         return ModelNotPricedError(
             f"`{model}` has no price, and a hard budget binds this key: add one in Admin > Prices.",
             param="model",

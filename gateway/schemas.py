@@ -13,9 +13,11 @@ from routing.types import RequestProfile
 
 MODEL_CHARACTERS_MAX = 200
 CHOICES_MAX = 128
-# A prompt has at most one token per byte of its JSON; templates add some, pictures a bounded many.
+# A prompt has at most one token per byte of its JSON; templates add some, media a bounded many.
 TEMPLATE_TOKENS_MAX = 256
-IMAGE_TOKENS_MAX = 4096
+MEDIA_TOKENS_MAX = 8192
+# Pictures and sound travel inside the body as text that is no prompt: a guess for each instead.
+MEDIA_TOKENS_ESTIMATE = 1024
 TOKENS_MAX = 10_000_000
 
 
@@ -37,6 +39,10 @@ def decode_completion(*, surface: str, body: bytes, depth_max: int, needs_priced
         raise InvalidRequestError("Embeddings cannot be streamed: leave `stream` out.", param="stream")
     choice_count = _integer(document, "n", low=1, high=CHOICES_MAX) or 1
     best_of = _integer(document, "best_of", low=1, high=CHOICES_MAX) or 1
+    if is_stream and best_of > choice_count:
+        raise InvalidRequestError("`best_of` above `n` cannot be streamed.", param="best_of")
+    media_count, media_bytes = _media(document) if surface == "chat" else (0, 0)
+    text_tokens = tokens_of_bytes(len(body) - media_bytes)
     return CompletionRequest(
         surface=surface,
         model=model,
@@ -48,10 +54,10 @@ def decode_completion(*, surface: str, body: bytes, depth_max: int, needs_priced
             model=model,
             surface=surface,
             body_bytes=len(body),
-            prompt_tokens_estimate=tokens_of_bytes(len(body)),
-            prompt_tokens_max=len(body) + TEMPLATE_TOKENS_MAX + IMAGE_TOKENS_MAX * body.count(b'"image_url"'),
+            prompt_tokens_estimate=text_tokens + MEDIA_TOKENS_ESTIMATE * media_count,
+            prompt_tokens_max=len(body) + TEMPLATE_TOKENS_MAX + MEDIA_TOKENS_MAX * media_count,
             output_tokens_max=_output_tokens_max(document, surface=surface),
-            choice_count=max(choice_count, best_of) * _prompt_count(document),
+            choice_count=max(choice_count, best_of) * _prompt_count(document, surface=surface),
             needs=needs,
             is_priced_only=needs_priced,
         ),
@@ -97,8 +103,7 @@ def _check_chat(document: Mapping[str, Any]) -> frozenset[str]:
             )
         content = message.get("content")
         if isinstance(content, list):
-            kinds = {part.get("type") for part in content if isinstance(part, dict)}
-            if "image_url" in kinds:
+            if any(isinstance(part, dict) and part.get("type") == "image_url" for part in content):
                 needs.add("vision")
         elif content is not None and not isinstance(content, str):
             raise InvalidRequestError(
@@ -114,7 +119,11 @@ def _check_chat(document: Mapping[str, Any]) -> frozenset[str]:
 
 def _check_prompt(document: Mapping[str, Any]) -> frozenset[str]:
     prompt = document.get("prompt")
-    if not isinstance(prompt, str | list) or not prompt:
+    # Of one kind: the hold counts the prompts, and a mixed list has no count.
+    is_list = isinstance(prompt, list) and any(
+        all(type(item) is kind for item in prompt) for kind in (str, int, list)
+    )
+    if not (isinstance(prompt, str) or is_list) or not prompt:
         raise InvalidRequestError(
             "`prompt` must be a string, a list of strings or of tokens.", param="prompt"
         )
@@ -128,13 +137,30 @@ def _check_input(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset({"embeddings"})
 
 
+MEDIA_TYPES = ("image_url", "input_audio", "audio_url", "video_url", "file")
 CONTENT_CHECKS = {"chat": _check_chat, "completions": _check_prompt, "embeddings": _check_input}
 
 
-def _prompt_count(document: Mapping[str, Any]) -> int:
+def _media(document: Mapping[str, Any]) -> tuple[int, int]:
+    """How many pictures and the like a conversation has, and the bytes of those that are embedded."""
+    contents = (message.get("content") for message in document["messages"])
+    parts = [
+        part
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+        if isinstance(part, dict) and part.get("type") in MEDIA_TYPES
+    ]
+    # A medium is one level down: {"type": "image_url", "image_url": {"url": "data:..."}}.
+    media = [value for part in parts for value in part.values() if isinstance(value, dict)]
+    data = [text for medium in media for text in medium.values() if isinstance(text, str)]
+    return len(parts), sum(map(len, data))
+
+
+def _prompt_count(document: Mapping[str, Any], *, surface: str) -> int:
     """A list of prompts is answered prompt by prompt: max_tokens holds for each (WIRE 13)."""
     prompt = document.get("prompt")
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+    if surface == "completions" and isinstance(prompt, list) and not isinstance(prompt[0], int):
         return len(prompt)
     return 1
 
@@ -145,7 +171,8 @@ def _output_tokens_max(document: Mapping[str, Any], *, surface: str) -> int | No
     limits = [
         _integer(document, name, low=1, high=TOKENS_MAX) for name in ("max_completion_tokens", "max_tokens")
     ]
-    return min((limit for limit in limits if limit is not None), default=None)
+    # Which of the two an upstream obeys differs, and the client's bytes pass unchanged: the hold covers both.
+    return max((limit for limit in limits if limit is not None), default=None)
 
 
 def _stream_options_include_usage(document: Mapping[str, Any]) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
-from django.http import HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.http.request import HttpHeaders
-from django.urls import Resolver404, resolve
+from django.urls import resolve
 
 from gateway import metrics
 from gateway.errors import (
@@ -153,6 +153,10 @@ class SlimHandler:
             assert isinstance(response, SlimResponse), "every operation of /v1 answers on the slim path"
         except GatewayError as error:
             return _error_response(error)
+        except Http404:
+            return _error_response(
+                NotFoundError(f"There is no {request.path}; the paths are in /v1/openapi.json.")
+            )
         except Exception:
             logger.exception("request_crashed")
             return _error_response(
@@ -164,10 +168,7 @@ class SlimHandler:
         view = self._views.get(request.path)
         if view is not None:
             return view, {}
-        try:
-            match = resolve(request.path)
-        except Resolver404 as error:
-            raise NotFoundError(f"There is no {request.path}; the paths are in /v1/openapi.json.") from error
+        match = resolve(request.path)
         if not match.kwargs and len(self._views) < VIEWS_MAX:
             self._views[request.path] = match.func
         return match.func, match.kwargs

@@ -6,6 +6,7 @@ stream, so that the caller can settle before the last byte leaves.
 
 from typing import Any
 
+import msgspec
 import orjson
 
 from gateway.errors import UpstreamError, UpstreamInvalidError
@@ -16,7 +17,22 @@ FRAME_START = b"data: {"
 FRAME_JOINT = b"}\n\ndata: {"
 FRAME_END = b"}\n\n"
 USAGE_NULL = (b',"usage":null', b', "usage": null', b',"usage": null')
-FINISHED = (b'"finish_reason":"', b'"finish_reason": "')
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: object = None
+
+
+class _Event(msgspec.Struct):
+    """The members of an event that say whether it is for us; the rest is only checked to be JSON."""
+
+    choices: list[_Choice]
+    object: str = ""
+    usage: Any = msgspec.UNSET
+    error: Any = None
+
+
+_events_decoder = msgspec.json.Decoder(list[_Event])
 
 
 class StreamRelay:
@@ -27,15 +43,19 @@ class StreamRelay:
         self._choice_count = choice_count
         self._line_bytes_max = line_bytes_max
         self._rest = b""
-        self._finish_count = 0
+        self._finished: set[int] = set()
+        self._has_begun = False
         self.reported_usage: object = None
         self.content_frames = 0
         self.is_done = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether every choice said why it ended; without that the stream was cut."""
-        return self._finish_count >= self._choice_count
+        """Whether the choices said why they ended; without that the stream was cut.
+
+        All of them, unless the upstream said `[DONE]`: some ignore `n` and answer once.
+        """
+        return len(self._finished) >= (1 if self.is_done else self._choice_count)
 
     def feed(self, chunk: bytes) -> bytes:
         """Take what arrived; give back the bytes that may be sent on now, possibly none."""
@@ -54,8 +74,7 @@ class StreamRelay:
         frames = data[:end]
         if not self._wants_usage and b'"usage"' in frames and _is_usage_null_only(frames):
             # We asked for usage, the client did not: its empty members go, cheaply.
-            for null in USAGE_NULL:
-                frames = frames.replace(null, b"")
+            frames = _without_usage_null(frames)
         return frames if self._is_plain(frames) else self._walk(frames)
 
     def finish(self) -> bytes:
@@ -69,61 +88,68 @@ class StreamRelay:
         self._rest = rest
 
     def _is_plain(self, frames: bytes) -> bool:
-        """Whether all frames may pass unparsed; counts them if so.
-
-        In JSON a quote inside a string is escaped, so `"usage"` and its like are always members.
-        """
+        """Whether all frames may pass as they are: content, no end, nothing for us. Counts them if so."""
         if not (frames.startswith(FRAME_START) and frames.endswith(FRAME_END)):
             return False
         count = frames.count(b"\n\n")
-        if frames.count(FRAME_JOINT) != count - 1 or b'"error"' in frames:
+        if frames.count(FRAME_JOINT) != count - 1:
             return False
-        if b'"usage"' in frames and not _is_usage_null_only(frames):
+        try:
+            events = _events_decoder.decode(b"[%b]" % frames[6:-2].replace(b"\n\ndata: ", b","))
+        except msgspec.DecodeError:
             return False
-        if FINISHED[0] in frames or FINISHED[1] in frames:
+        # A usage member that is null may stay with a client that asked for usage, with no other.
+        nothing = None if self._wants_usage else msgspec.UNSET
+        if len(events) != count or not all(_is_content(event, nothing) for event in events):
             return False
         self.content_frames += count
+        self._has_begun = True
         return True
 
     def _walk(self, frames: bytes) -> bytes:
         kept: list[bytes] = []
-        for frame in frames.split(b"\n\n"):
+        for part in frames.split(b"\n\n"):
+            # A third line feed in a row says nothing; where it stood must not depend on the chunks.
+            frame = part.strip(b"\n")
             if not frame or self.is_done:
                 continue
             payload = _payload(frame)
-            if payload is None:
-                kept.append(frame + b"\n\n")  # a comment: a keep-alive
-            elif payload == b"[DONE]":
+            if not payload:
+                # A comment keeps the connection alive. Before the first event it would commit us to an
+                # answer that may yet be an error (WIRE 10).
+                if payload is None and self._has_begun:
+                    kept.append(frame + b"\n\n")
+            elif payload.startswith(b"[DONE]"):
                 self.is_done = True
             else:
                 kept.append(self._event(frame, payload))
+                self._has_begun = True
         return b"".join(kept)
 
     def _event(self, frame: bytes, payload: bytes) -> bytes:
         """One JSON event: note what matters, give back what the client gets of it."""
-        try:
-            event = orjson.loads(payload)
-        except orjson.JSONDecodeError as error:
-            raise UpstreamInvalidError("The upstream sent an event that is not JSON.") from error
-        if not isinstance(event, dict):
-            raise UpstreamInvalidError("The upstream sent an event that is not an object.")
-        if event.get("error"):
-            raise UpstreamError(f"The upstream failed while answering: {_error_text(event['error'])}")
-        choices = event.get("choices") or []
-        if not isinstance(choices, list):
-            raise UpstreamInvalidError("The upstream sent choices that are not a list.")
-        usage = event.get("usage")
-        if usage is not None:
-            self.reported_usage = usage
-        self._finish_count += sum(1 for c in choices if isinstance(c, dict) and c.get("finish_reason"))
-        if choices:
-            self.content_frames += 1
+        event = _decoded(payload)
+        choices, usage = event.get("choices") or [], event.get("usage")
+        self._note(choices, usage)
         if self._wants_usage or "usage" not in event:
             return frame + b"\n\n"
         if not choices and usage is not None:
             return b""  # the extra chunk that the client did not ask for (WIRE 8)
+        if usage is None and _is_usage_null_only(frame):
+            return _without_usage_null(frame) + b"\n\n"
         del event["usage"]
         return b"data: " + orjson.dumps(event) + b"\n\n"
+
+    def _note(self, choices: list[Any], usage: object) -> None:
+        if usage is not None:
+            self.reported_usage = usage
+        for position, choice in enumerate(choices):
+            if isinstance(choice, dict) and choice.get("finish_reason"):
+                # By index: some upstreams repeat it in later chunks.
+                index = choice.get("index", position)
+                self._finished.add(index if isinstance(index, int) else position)
+        if choices:
+            self.content_frames += 1
 
 
 def _payload(frame: bytes) -> bytes | None:
@@ -137,10 +163,41 @@ def _payload(frame: bytes) -> bytes | None:
     raise UpstreamInvalidError("The upstream sent something that is no event stream.")
 
 
+def _decoded(payload: bytes) -> dict[str, Any]:
+    """The event, if it is one and no error; its choices are a list or nothing."""
+    try:
+        event = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise UpstreamInvalidError("The upstream sent an event that is not JSON.") from error
+    if not isinstance(event, dict):
+        raise UpstreamInvalidError("The upstream sent an event that is not an object.")
+    if event.get("error") or event.get("object") == "error":
+        raise UpstreamError(
+            f"The upstream failed while answering: {_error_text(event.get('error') or event)}"
+        )
+    if not isinstance(event.get("choices") or [], list):
+        raise UpstreamInvalidError("The upstream sent choices that are not a list.")
+    return event
+
+
+def _is_content(event: _Event, nothing: object) -> bool:
+    if event.usage is not msgspec.UNSET and event.usage is not nothing:
+        return False
+    if event.error or event.object == "error" or not event.choices:
+        return False
+    return all(choice.finish_reason is None for choice in event.choices)
+
+
 def _is_usage_null_only(frames: bytes) -> bool:
     return frames.count(b'"usage"') == sum(frames.count(null) for null in USAGE_NULL)
 
 
+def _without_usage_null(frames: bytes) -> bytes:
+    for null in USAGE_NULL:
+        frames = frames.replace(null, b"")
+    return frames
+
+
 def _error_text(error: Any) -> str:
     message = error.get("message") if isinstance(error, dict) else error
-    return str(message)[:300]
+    return str(message or "it did not say why")[:300]

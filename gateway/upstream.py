@@ -124,6 +124,9 @@ class Upstreams:
             response = await client.transport.handle_async_request(request)
         except httpx.HTTPError as error:
             raise _transport_failure(error, cluster=target.deployment.cluster) from error
+        if _is_cancelled():
+            await _stream(response).aclose()
+            raise asyncio.CancelledError
         if response.status_code != httpx.codes.OK:
             raise await _refusal(response, cluster=target.deployment.cluster)
         return UpstreamResponse(
@@ -226,7 +229,18 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
     """The body piece by piece as it comes; iterating over httpx's stream would wait for 64 KiB each."""
     reader = response.extensions["pyreqwest_response"].body_reader
     while (chunk := await reader.read_chunk()) is not None:
+        if _is_cancelled():
+            raise asyncio.CancelledError
         yield bytes(chunk)
+
+
+def _is_cancelled() -> bool:
+    """Whether the transport swallowed a cancellation: it does when its data comes at the same moment.
+
+    Without a look a time-out or the end of the drain would pass unheard, and the answer go on.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _read(response: httpx.Response, cluster: str) -> AsyncIterator[bytes]:

@@ -1,10 +1,11 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from gateway import views
+from gateway import pages, views
 from gateway.api import api
 
 urlpatterns = [
+    path("", pages.show_landing, name="landing"),
     path("v1/", api.urls),
     path("health", views.health, name="health"),
     path("health/live", views.health_live),

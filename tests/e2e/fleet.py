@@ -64,8 +64,13 @@ class Fleet:
 
     # --- What the test has
 
-    def add_cluster(self, *, kind="own", price=None, model=None, is_dead=False, standin=None, **values):
-        """Another cluster that serves `model`; `standin` are settings of the stand-in, `price` its rates."""
+    def add_cluster(
+        self, *, kind="own", price=None, is_priced=True, model=None, is_dead=False, standin=None, **values
+    ):
+        """Another cluster that serves `model`; `standin` are settings of the stand-in, `price` its rates.
+
+        Without a price a provider has PRICE, unless it is not priced, and an own one its internal rate.
+        """
         number = len(self._sites) + 1
         model = model or self.model
         server = None
@@ -94,7 +99,7 @@ class Fleet:
             },
             model=model,
             deployment={"context_window": 65_536},
-            price=price or (None if is_own else PRICE),
+            price=price or (PRICE if is_priced and not is_own else None),
             secret=None,
         )
         self._sites.append(site)

@@ -1,4 +1,4 @@
-"""Faults of upstreams: before the first content nobody notices, after it everybody is told, and all is booked."""
+"""Faults of upstreams: before the first content nobody notices, after it the caller is told; all is booked."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The official OpenAI SDK against the gateway: what it reads is what the upstream said, and the row agrees."""
+"""The official OpenAI SDK at the gateway: what it reads is what the upstream said, and the row agrees."""
 
 import base64
 import struct
@@ -88,7 +88,11 @@ def test_completion_answers_each_prompt_and_choice(fleet):
     fleet.ready()
 
     answer = fleet.client(key).completions.create(
-        model=fleet.model, prompt=["one two", "three"], n=2, max_tokens=9, **standin_extra(completion_tokens=9)
+        model=fleet.model,
+        prompt=["one two", "three"],
+        n=2,
+        max_tokens=9,
+        **standin_extra(completion_tokens=9),
     )
 
     (row,) = fleet.settled_rows(key, count=1)
@@ -313,7 +317,8 @@ def test_raw_response_has_the_request_id_and_what_is_left_of_the_limits(fleet):
     raw = fleet.client(key).chat.completions.with_raw_response.create(**fleet.chat())
 
     (row,) = fleet.settled_rows(key, count=1)
-    names = [f"x-ratelimit-{what}-{kind}" for kind in ("requests", "tokens") for what in ("limit", "remaining")]
+    kinds, figures = ("requests", "tokens"), ("limit", "remaining")
+    names = [f"x-ratelimit-{figure}-{kind}" for kind in kinds for figure in figures]
     assert raw.headers["x-request-id"] == raw.request_id == row["request_id"]
     assert raw.request_id == site.records[0]["request_id"]
     assert [raw.headers[name] for name in names] == ["60", "59", "60000", str(60_000 - tokens_taken(fleet))]

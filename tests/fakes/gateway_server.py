@@ -124,10 +124,18 @@ class RunningGateway:
 
 def is_error(line):
     try:
-        return orjson.loads(line)["level"] in {"error", "critical"}
+        entry = orjson.loads(line)
+        return entry["level"] in {"error", "critical"} and not is_expected(entry)
     except (orjson.JSONDecodeError, KeyError, TypeError):
         # A traceback, or another word that went past the log.
         return "Traceback" in line
+
+
+def is_expected(entry):
+    """Django reports each 503 of /health, uvicorn each caller whom we cut off because he reads nothing."""
+    is_answer = entry["logger"] == "django.request" and "/health" in entry["event"]
+    is_cut = entry["event"] == "ASGI callable returned without completing response."
+    return is_answer or is_cut
 
 
 def free_port():

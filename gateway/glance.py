@@ -1,0 +1,310 @@
+"""The state at a glance, as plain values: what the console's first page and the overview show to staff."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
+from django.urls import reverse
+
+from billing import charts, overview, reports
+from billing.amounts import rounded_usd_text, usd_text
+from billing.charts import percent_text
+from clusters.report import certificate_problem, nanousd_per_1k_tokens
+from clusters.snapshots import ClusterView, InventorySnapshot, load_inventory
+
+if TYPE_CHECKING:
+    from gateway.lifespan import Gateway
+
+SPARK_SPAN = timedelta(hours=24)
+NOTHING_SERVED = reports.ReportRow(name="")
+UNKNOWN = "–"
+NOTICES_MAX = 20
+FAILED_PERMILLE_WARN, FAILED_PERMILLE_BAD = 10, 50
+STATE_BADGES = {"active": "ok", "draining": "warn", "disabled": "muted"}
+HEALTH_BADGES = {"healthy": "ok", "unhealthy": "bad", "unknown": "muted"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One figure. `kind` is empty, warn or bad; `title` is the exact value."""
+
+    label: str
+    value: str
+    note: str
+    url: str
+    kind: str = ""
+    title: str = ""
+    line: charts.Sparkline | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that a person should look at, and where."""
+
+    kind: str
+    subject: str
+    text: str
+    url: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteLine:
+    """A cluster or provider in the table of the fleet."""
+
+    name: str
+    url: str
+    place: str
+    is_provider: bool
+    models: str
+    badge_kind: str
+    badge_text: str
+    reason: str
+    queue: str
+    tokens_per_s: str
+    cost_per_hour: str
+    cost_per_1k: str
+    requests: str
+    spend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    tiles: tuple[Tile, ...]
+    notices: tuple[Notice, ...]
+    hidden_notice_count: int
+    sites: tuple[SiteLine, ...]
+
+
+def gateway_of(request: HttpRequest) -> "Gateway | None":
+    """The process's gateway; None where the request came by another way than gateway.asgi."""
+    return request.scope.get("gateway") if isinstance(request, ASGIRequest) else None
+
+
+def load_glance(*, gateway: "Gateway | None", now: datetime) -> Glance:
+    """Read the inventory, today's sums and the budgets; the number of queries does not grow with them."""
+    inventory = load_inventory()
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = reports.spend_report(group="cluster", from_at=midnight, to_at=midnight + timedelta(days=1))
+    served = {row.name: row for row in today.rows}
+    notices = (
+        *_gateway_notices(gateway),
+        *(notice for view in inventory.clusters for notice in _cluster_notices(view, now=now)),
+        *_budget_notices(now=now),
+        *_doubt_notices(),
+    )
+    return Glance(
+        tiles=(
+            *_usage_tiles(today.totals, line=_spend_line(now=now)),
+            _fleet_tile(inventory.clusters),
+            *_gateway_tiles(gateway),
+        ),
+        notices=notices[:NOTICES_MAX],
+        hidden_notice_count=max(0, len(notices) - NOTICES_MAX),
+        sites=tuple(_site_line(view, inventory=inventory, served=served) for view in inventory.clusters),
+    )
+
+
+def _spend_line(*, now: datetime) -> charts.Sparkline | None:
+    series = reports.hourly_series(split="cluster", from_at=now - SPARK_SPAN, to_at=now)
+    return charts.sparkline([sum(amounts) for amounts in zip(*series.values_nanousd, strict=True)])
+
+
+def _usage_tiles(totals: reports.ReportRow, *, line: charts.Sparkline | None) -> tuple[Tile, ...]:
+    usage_url = f"{reverse('billing:usage')}?period=today"
+    failed_permille = totals.failures * 1000 // max(totals.requests, 1)
+    is_bad, is_warn = failed_permille >= FAILED_PERMILLE_BAD, failed_permille >= FAILED_PERMILLE_WARN
+    return (
+        Tile(
+            label="Spend today",
+            value=rounded_usd_text(totals.cost_nanousd),
+            title=usd_text(totals.cost_nanousd),
+            note=f"{rounded_usd_text(totals.metered_nanousd)} to providers",
+            url=f"{usage_url}&group=cluster",
+            line=line,
+        ),
+        Tile(
+            label="Requests today",
+            value=f"{totals.requests:,}",
+            note="attempts that reached a cluster",
+            url=f"{usage_url}&group=model",
+        ),
+        Tile(
+            label="Tokens today",
+            value=_compact(totals.input_tokens + totals.output_tokens),
+            title=f"{totals.input_tokens + totals.output_tokens:,}",
+            note=f"{_compact(totals.input_tokens)} in, {_compact(totals.output_tokens)} out",
+            url=f"{usage_url}&group=key",
+        ),
+        Tile(
+            label="Failed today",
+            value=percent_text(part=totals.failures, whole=totals.requests),
+            note=f"{totals.failures:,} before any content",
+            url=f"{reverse('admin:billing_usagerecord_changelist')}?outcome=failed",
+            kind="bad" if is_bad else "warn" if is_warn else "",
+        ),
+    )
+
+
+def _fleet_tile(views: Iterable[ClusterView]) -> Tile:
+    used = [view for view in views if view.state == "active"]
+    healthy = [view for view in used if view.health == "healthy" and not view.secret_problem]
+    per_hour_nanousd = sum(view.cost_per_hour_nanousd for view in used)
+    kind = "" if len(healthy) == len(used) else "warn" if healthy else "bad"
+    return Tile(
+        label="Fleet",
+        value=f"{len(healthy)} of {len(used)} healthy",
+        note=f"{rounded_usd_text(per_hour_nanousd)} per hour",
+        url=reverse("admin:clusters_cluster_changelist"),
+        kind=kind if used else "",
+    )
+
+
+def _gateway_tiles(gateway: "Gateway | None") -> tuple[Tile, ...]:
+    if gateway is None:
+        return ()
+    is_stale = gateway.keeper.age_s > settings.SNAPSHOT_STALE_S
+    return (
+        Tile(
+            label="In flight here",
+            value=f"{gateway.admission.in_flight:,}",
+            note=f"control plane read {gateway.keeper.age_s:.0f} s ago",
+            url=reverse("live"),
+            kind="bad" if is_stale else "",
+        ),
+    )
+
+
+def _gateway_notices(gateway: "Gateway | None") -> tuple[Notice, ...]:
+    if gateway is None:
+        return ()
+    notices = []
+    if gateway.admission.is_draining:
+        notices.append(
+            Notice(
+                kind="warn",
+                subject="Draining",
+                text="This process finishes what it serves and takes nothing new.",
+                url=reverse("live"),
+                link="Live",
+            )
+        )
+    if gateway.keeper.age_s > settings.SNAPSHOT_STALE_S:
+        notices.append(
+            Notice(
+                kind="bad",
+                subject="Control plane",
+                text=f"It was last read {gateway.keeper.age_s:.0f} s ago: requests are served as it was "
+                f"then, changes wait. See this process's log for the database's error.",
+                url=reverse("health"),
+                link="Health",
+            )
+        )
+    unpriced = sorted(
+        {
+            f"{target.deployment.model} on {target.deployment.cluster}"
+            for target in gateway.keeper.snapshot.targets.values()
+            if target.deployment.rate is None
+        }
+    )
+    return (
+        *notices,
+        *(
+            Notice(
+                kind="warn",
+                subject="No price",
+                text=f"{name}: what it serves is booked as free, and hard budgets do not use it.",
+                url=reverse("admin:billing_price_add"),
+                link="Add price",
+            )
+            for name in unpriced
+        ),
+    )
+
+
+def _cluster_notices(view: ClusterView, *, now: datetime) -> Iterable[Notice]:
+    if view.state == "disabled":
+        return
+    unhealthy = (view.health_reason or "the prober says no more") if view.health == "unhealthy" else ""
+    unserving = "" if view.deployments else "it serves no model: add a deployment"
+    for kind, text in (
+        ("bad", view.secret_problem),
+        ("bad", unhealthy),
+        ("warn", certificate_problem(view=view, now=now)),
+        ("warn", unserving),
+    ):
+        if text:
+            url = reverse("admin:clusters_cluster_change", args=[view.id])
+            yield Notice(kind=kind, subject=view.name, text=text, url=url, link="Open")
+
+
+def _budget_notices(*, now: datetime) -> Iterable[Notice]:
+    for use in overview.load_close_budgets(now=now):
+        percent = percent_text(part=use.bound_nanousd, whole=use.limit_nanousd)
+        effect = "requests are refused" if use.is_hard and use.is_full else "spent or held"
+        yield Notice(
+            kind="bad" if use.is_full else "warn",
+            subject="Budget",
+            text=f"{use.owner}, {use.window}: {percent} of {usd_text(use.limit_nanousd)}, {effect}",
+            url=reverse("admin:billing_budget_change", args=[use.id]),
+            link="Open",
+        )
+
+
+def _doubt_notices() -> Iterable[Notice]:
+    if count := overview.count_in_doubt():
+        yield Notice(
+            kind="warn",
+            subject="In doubt",
+            text=f"{count:,} attempts of a process that died hold their money; manage.py reconcile_ledger ends them.",
+            url=reverse("admin:billing_reservation_changelist"),
+            link="Open",
+        )
+
+
+def _site_line(
+    view: ClusterView, *, inventory: InventorySnapshot, served: Mapping[str, reports.ReportRow]
+) -> SiteLine:
+    tokens_per_s = view.measured_tokens_per_s or view.rated_tokens_per_s
+    per_1k = nanousd_per_1k_tokens(
+        cost_per_hour_nanousd=view.cost_per_hour_nanousd,
+        tokens_per_s=tokens_per_s,
+        overhead_permille=inventory.settings.overhead_permille,
+    )
+    is_active = view.state == "active"
+    badge_kind = HEALTH_BADGES[view.health] if is_active else STATE_BADGES[view.state]
+    row = served.get(view.name, NOTHING_SERVED)
+    return SiteLine(
+        name=view.name,
+        url=reverse("admin:clusters_cluster_change", args=[view.id]),
+        place=" / ".join(filter(None, (view.provider, view.region))),
+        is_provider=view.kind == "provider",
+        models=", ".join(deployment.model for deployment in view.deployments) or UNKNOWN,
+        badge_kind="bad" if view.secret_problem and is_active else badge_kind,
+        badge_text=view.health if is_active else view.state,
+        reason=view.secret_problem or view.health_reason,
+        queue=_known(view.queue_depth),
+        tokens_per_s=_known(tokens_per_s),
+        cost_per_hour=usd_text(view.cost_per_hour_nanousd) if view.cost_per_hour_nanousd else UNKNOWN,
+        cost_per_1k=UNKNOWN if per_1k is None else rounded_usd_text(per_1k),
+        requests=f"{row.requests:,}",
+        spend=rounded_usd_text(row.cost_nanousd),
+    )
+
+
+def _known(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def _compact(count: int) -> str:
+    """For headlines: 12,345 up to a hundred thousand, then 1.2 M."""
+    if count < 100_000:
+        return f"{count:,}"
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M")):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count // 1000} k"

@@ -1,0 +1,149 @@
+"""The cost function, the hold above it and the seed's formula, against exact fractions."""
+
+from dataclasses import fields
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routing.cost import (
+    TOKENS_PER_S_ASSUMED,
+    cost_nanousd,
+    hold_nanousd,
+    measured_tokens_per_s,
+    nameplate_tokens_per_s,
+    seed_rate_microusd_per_mtok,
+)
+from routing.types import Rate, Usage
+from tests.routing.values import LIGHT, all_rates, deployment, usages
+
+# Seven different prices: a token in the wrong bucket shows.
+RATE = Rate(
+    input_microusd_per_mtok=1_000,
+    output_microusd_per_mtok=20_000,
+    cache_read_microusd_per_mtok=300_000,
+    cache_write_5m_microusd_per_mtok=4_000_000,
+    cache_write_1h_microusd_per_mtok=50_000_000,
+    reasoning_microusd_per_mtok=600_000_000,
+    source="test",
+)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "nanousd"),
+    [
+        ("input_fresh_tokens", 1),
+        ("output_text_tokens", 20),
+        ("audio_tokens", 20),
+        ("cache_read_tokens", 300),
+        ("cache_write_5m_tokens", 4_000),
+        ("cache_write_1h_tokens", 50_000),
+        ("reasoning_tokens", 600_000),
+    ],
+)
+def test_cost_prices_each_bucket_at_its_own_rate(bucket, nanousd):
+    assert cost_nanousd(usage=Usage(**{bucket: 1}), rate=RATE) == nanousd
+
+
+def test_cost_is_rounded_once_over_all_buckets():
+    rate = Rate.flat(input_microusd_per_mtok=1, output_microusd_per_mtok=1, source="test")
+
+    assert cost_nanousd(usage=Usage(input_fresh_tokens=1, output_text_tokens=1), rate=rate) == 1
+
+
+def test_cost_by_hand_of_a_real_price():
+    # gpt-4o-mini: USD 0.15 and 0.60 per million tokens; 1000 in, 500 out = USD 0.00045.
+    rate = Rate.flat(input_microusd_per_mtok=150_000, output_microusd_per_mtok=600_000, source="test")
+
+    assert cost_nanousd(usage=Usage(input_fresh_tokens=1000, output_text_tokens=500), rate=rate) == 450_000
+
+
+@LIGHT
+@given(usages, all_rates)
+def test_cost_is_exact_and_rounded_up_once(usage, rate):
+    exact = Fraction(
+        usage.input_fresh_tokens * rate.input_microusd_per_mtok
+        + usage.cache_read_tokens * rate.cache_read_microusd_per_mtok
+        + usage.cache_write_5m_tokens * rate.cache_write_5m_microusd_per_mtok
+        + usage.cache_write_1h_tokens * rate.cache_write_1h_microusd_per_mtok
+        + usage.output_text_tokens * rate.output_microusd_per_mtok
+        + usage.audio_tokens * rate.output_microusd_per_mtok
+        + usage.reasoning_tokens * rate.reasoning_microusd_per_mtok,
+        1000,
+    )
+
+    cost = cost_nanousd(usage=usage, rate=rate)
+
+    assert type(cost) is int
+    assert cost - 1 < exact <= cost
+
+
+@LIGHT
+@given(usages, all_rates, st.integers(0, 10**6), st.integers(0, 10**6))
+def test_hold_is_above_the_cost_of_any_usage_within_its_bounds(usage, rate, spare_input, spare_output):
+    held = hold_nanousd(
+        input_tokens_max=usage.input_tokens + spare_input,
+        output_tokens_max=usage.output_tokens + spare_output,
+        rate=rate,
+    )
+
+    assert type(held) is int
+    assert held >= cost_nanousd(usage=usage, rate=rate)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Rate) if f.name != "source"])
+def test_hold_covers_the_dearest_bucket_whichever_it_is(name):
+    rates = {field.name: 1 for field in fields(Rate) if field.name != "source"}
+    rate = Rate(**{**rates, name: 1_000_000}, source="test")
+
+    held = hold_nanousd(input_tokens_max=10, output_tokens_max=10, rate=rate)
+
+    assert held == 10_001  # 10 tokens at 1,000 nano-USD and 10 at a thousandth, rounded up
+
+
+def test_seed_rate_by_hand():
+    # 0.0928 / (900 * 3600) * 1.1 = 3.15061...e-8 USD a token = 31506.1728... pico-USD.
+    exact = Fraction(928, 10_000) / (900 * 3600) * Fraction(11, 10) * 10**12
+
+    rate = seed_rate_microusd_per_mtok(
+        cost_per_hour_nanousd=92_800_000, tokens_per_s=900, overhead_permille=1100
+    )
+
+    assert rate == 31_507
+    assert rate - 1 < exact < rate
+
+
+@LIGHT
+@given(
+    st.integers(min_value=0, max_value=10**13),
+    st.integers(min_value=1, max_value=10**6),
+    st.integers(min_value=1000, max_value=5000),
+)
+def test_seed_rate_is_exact_and_rounded_up(cost_per_hour, speed, overhead):
+    exact = Fraction(cost_per_hour * 1000 * overhead, speed * 3600 * 1000)
+
+    rate = seed_rate_microusd_per_mtok(
+        cost_per_hour_nanousd=cost_per_hour, tokens_per_s=speed, overhead_permille=overhead
+    )
+
+    assert type(rate) is int
+    assert rate - 1 < exact <= rate
+
+
+@pytest.mark.parametrize(
+    ("rated", "measured", "nameplate", "actual"),
+    [
+        (900, 300, 900, 300),
+        (900, None, 900, 900),
+        (None, 300, 300, 300),
+        (None, None, TOKENS_PER_S_ASSUMED, TOKENS_PER_S_ASSUMED),
+        (900, 0, 900, 900),
+        (0, 0, TOKENS_PER_S_ASSUMED, TOKENS_PER_S_ASSUMED),
+    ],
+)
+def test_speeds_take_the_other_where_one_is_unknown(rated, measured, nameplate, actual):
+    given_speed = deployment(rated_tokens_per_s=rated, measured_tokens_per_s=measured)
+
+    assert nameplate_tokens_per_s(given_speed) == nameplate
+    assert measured_tokens_per_s(given_speed) == actual

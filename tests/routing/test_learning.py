@@ -1,0 +1,109 @@
+"""What events make of a deployment's state."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routing.breaker import Breaker, phase
+from routing.learning import (
+    Abandoned,
+    DeploymentState,
+    Dispatched,
+    Failed,
+    Finished,
+    FirstToken,
+    observe,
+)
+from tests.routing.values import LIGHT
+
+ENDS = {
+    "finished": lambda sent_s: Finished(sent_s=sent_s, duration_ms=10.0, output_tokens=5),
+    "failed": lambda sent_s: Failed(sent_s=sent_s, draw=0.5),
+    "abandoned": lambda sent_s: Abandoned(sent_s=sent_s),
+}
+
+
+def test_observe_counts_a_dispatch():
+    assert observe(DeploymentState(), Dispatched(sent_s=1.0), 1.0) == DeploymentState(in_flight=1)
+
+
+def test_observe_takes_the_first_sample_as_it_is_and_blends_later_ones():
+    state = observe(DeploymentState(), FirstToken(ttft_ms=100.0), 1.0)
+    assert state == DeploymentState(ttft_ms=100.0)
+
+    assert observe(state, FirstToken(ttft_ms=200.0), 1.0) == DeploymentState(ttft_ms=120.0)
+
+
+def test_observe_learns_from_an_answer():
+    state = DeploymentState(in_flight=2, duration_ms=100.0, output_tokens=10.0)
+
+    after = observe(state, Finished(sent_s=40.0, duration_ms=200.0, output_tokens=20), 50.0)
+
+    assert after == DeploymentState(
+        in_flight=1,
+        duration_ms=120.0,
+        output_tokens=12.0,
+        breaker=Breaker(window_started_s=50.0, window_requests=1),
+    )
+
+
+def test_observe_hands_a_failure_to_the_breaker():
+    after = observe(
+        DeploymentState(in_flight=1), Failed(sent_s=40.0, draw=0.5, retry_after_s=7.0), 50.0
+    )
+
+    assert after.in_flight == 0
+    assert after.breaker.open_until_s == 57.0
+
+
+def test_observe_gives_an_abandoned_probe_back():
+    breaker = Breaker(open_until_s=10.0, opened_at_s=5.0)
+    probing = observe(DeploymentState(breaker=breaker), Dispatched(sent_s=11.0), 11.0)
+    assert phase(probing.breaker, now_s=11.0) == "open"
+
+    after = observe(probing, Abandoned(sent_s=11.0), 12.0)
+
+    assert after.in_flight == 0
+    assert phase(after.breaker, now_s=12.0) == "half_open"
+
+
+@pytest.mark.parametrize("end", sorted(ENDS))
+def test_observe_never_counts_below_zero(end):
+    assert observe(DeploymentState(), ENDS[end](1.0), 1.0).in_flight == 0
+
+
+@LIGHT
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["dispatch", *sorted(ENDS)]), st.floats(0.0, 20.0), st.integers(0, 9)),
+        max_size=60,
+    )
+)
+def test_observe_returns_to_nothing_in_flight_when_all_ended(steps):
+    state, now_s, sent = DeploymentState(), 1000.0, []
+    for kind, wait_s, which in steps:
+        now_s += wait_s
+        if kind == "dispatch":
+            state = observe(state, Dispatched(sent_s=now_s), now_s)
+            sent.append(now_s)
+        elif sent:
+            state = observe(state, ENDS[kind](sent.pop(which % len(sent))), now_s)
+        assert state.in_flight == len(sent)
+    for sent_s in sent:
+        state = observe(state, Abandoned(sent_s=sent_s), now_s)
+
+    assert state.in_flight == 0
+
+
+@LIGHT
+@given(st.integers(0, 5), st.floats(0.0, 1e4))
+def test_observe_is_pure(in_flight, now_s):
+    state = DeploymentState(in_flight=in_flight)
+    kept = replace(state)
+
+    first = observe(state, Failed(sent_s=now_s, draw=0.3), now_s)
+
+    assert observe(state, Failed(sent_s=now_s, draw=0.3), now_s) == first
+    assert state == kept

@@ -1,0 +1,58 @@
+"""Routing's values: buckets add up, and nothing can be changed."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+
+from routing import types
+from routing.types import Rate, Usage
+from tests.routing.values import LIGHT, usages
+
+BUCKETS = [field.name for field in fields(Usage) if field.name.endswith("_tokens")]
+
+
+@LIGHT
+@given(usages)
+def test_usage_totals_are_the_sum_of_all_buckets(usage):
+    total = sum(getattr(usage, name) for name in BUCKETS)
+
+    assert usage.input_tokens + usage.output_tokens == total
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_usage_counts_each_bucket_in_one_total(bucket):
+    usage = Usage(**{bucket: 7})
+
+    assert sorted((usage.input_tokens, usage.output_tokens)) == [0, 7]
+
+
+def test_rate_flat_prices_caching_as_input_and_reasoning_as_output():
+    assert Rate.flat(input_microusd_per_mtok=3, output_microusd_per_mtok=5, source="x") == Rate(
+        input_microusd_per_mtok=3,
+        output_microusd_per_mtok=5,
+        cache_read_microusd_per_mtok=3,
+        cache_write_5m_microusd_per_mtok=3,
+        cache_write_1h_microusd_per_mtok=3,
+        reasoning_microusd_per_mtok=5,
+        source="x",
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Candidate", "Decision", "Deployment", "Exclusion", "Fleet", "Rate", "RequestProfile", "RoutePlan"],
+)
+def test_values_are_frozen_slotted_and_by_keyword(name):
+    kind = getattr(types, name)
+
+    assert "__slots__" in vars(kind)
+    assert kind.__dataclass_params__.frozen
+    assert all(field.kw_only for field in fields(kind))
+
+
+def test_usage_cannot_be_changed():
+    usage = Usage()
+
+    with pytest.raises(FrozenInstanceError):
+        usage.audio_tokens = 1
