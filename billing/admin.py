@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlencode
 
@@ -52,6 +53,15 @@ def _now() -> datetime:
 class _ThroughTheDoor(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for mypy
     """Writes through billing.keys and billing.prices; what they refuse becomes a message on the page."""
 
+    show_facets = admin.ShowFacets.NEVER
+
+    def formfield_for_foreignkey(self, *args: Any, **kwargs: Any) -> Any:
+        field = super().formfield_for_foreignkey(*args, **kwargs)
+        if field is not None:
+            # Names are unique here; the id in a row's text is for logs.
+            setattr(field, "label_from_instance", attrgetter("name"))  # noqa: B010 -- mypy: it is a method
+        return field
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         keys.save_record(record=obj)
 
@@ -100,7 +110,7 @@ class OrganisationAdmin(_ThroughTheDoor):
 
 @admin.register(Team)
 class TeamAdmin(_ThroughTheDoor):
-    list_display = ("name", "organisation", "key_count", "usage", "created_at")
+    list_display = ("name", "organisation_name", "key_count", "usage", "created_at")
     list_select_related = ("organisation",)
     search_fields = ("name", "organisation__name")
     ordering = ("name",)
@@ -108,6 +118,10 @@ class TeamAdmin(_ThroughTheDoor):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         records: QuerySet[Team] = super().get_queryset(request)
         return records.annotate(key_count=Count("keys"))
+
+    @admin.display(description="organisation", ordering="organisation__name")
+    def organisation_name(self, record: Team) -> str:
+        return record.organisation.name
 
     @admin.display(description="keys", ordering="key_count")
     def key_count(self, record: Any) -> int:
@@ -121,20 +135,27 @@ class TeamAdmin(_ThroughTheDoor):
 @admin.register(ApiKey)
 class ApiKeyAdmin(_ThroughTheDoor):
     form = ApiKeyForm
-    list_display = ("name", "shown_prefix", "team", "models", "limits", "state", "usage", "created_at")
+    list_display = ("name", "shown_prefix", "team_name", "models", "limits", "state", "usage", "created_at")
     list_select_related = ("team",)
-    list_filter = ("team",)
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     search_fields = ("name", "prefix__exact", "team__name")
     ordering = ("-created_at",)
     actions = ("revoke_keys",)
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        entered = ("team", "name", "allowed_models", "expires_at", "rpm_max", "tpm_max")
-        return entered if obj is None else entered + KEY_FACTS
+        entered = ("name", "allowed_models", "expires_at", "rpm_max", "tpm_max")
+        return ("team", *entered) if obj is None else ("team_name", *entered, *KEY_FACTS)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         # A key stays in its team: its spend is booked there.
-        return () if obj is None else ("team", *KEY_FACTS)
+        return () if obj is None else ("team_name", *KEY_FACTS)
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        # The new key is on the next page: there is no going on from here.
+        buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**(extra_context or {}), **buttons})
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         if change:
@@ -162,9 +183,8 @@ class ApiKeyAdmin(_ThroughTheDoor):
             "record": obj,
             "issued": getattr(request, ISSUED_ATTRIBUTE),
         }
-        response = render(request, "admin/billing/apikey/issued.html", context)
-        response["Cache-Control"] = "no-store"
-        return response
+        # The admin marks all its answers no-store.
+        return render(request, "admin/billing/apikey/issued.html", context)
 
     @admin.action(description="Revoke the selected keys", permissions=["change"])
     def revoke_keys(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
@@ -182,6 +202,10 @@ class ApiKeyAdmin(_ThroughTheDoor):
             self.log_change(request, record, "Revoked.")
         self.message_user(request, f"{len(records)} revoked.", messages.SUCCESS)
         return None
+
+    @admin.display(description="team", ordering="team__name")
+    def team_name(self, record: ApiKey) -> str:
+        return record.team.name
 
     @admin.display(description="key", ordering="prefix")
     def shown_prefix(self, record: ApiKey) -> str:

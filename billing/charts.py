@@ -117,7 +117,7 @@ def bar_list(*, names: Sequence[str], values_nanousd: Sequence[int]) -> tuple[Ba
     return tuple(
         BarListRow(
             name=name,
-            amount=usd_text(value),
+            amount=rounded_usd_text(value),
             percent=percent_text(part=value, whole=total),
             bar=Bar(
                 x=0,

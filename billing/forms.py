@@ -47,7 +47,7 @@ class RateField(forms.Field):
 class NamesField(forms.Field):
     """A list of names, entered one per line or with commas between them."""
 
-    widget = forms.Textarea
+    widget = forms.Textarea(attrs={"rows": 4, "cols": 40})
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(value) if isinstance(value, list) else value

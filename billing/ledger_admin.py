@@ -47,6 +47,8 @@ class LatestRowsPaginator(Paginator):  # type: ignore[type-arg]  # generic only 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for mypy
     actions = None
+    # A count for each filter would read the whole table.
+    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
     paginator = LatestRowsPaginator
     list_per_page = 50
@@ -188,7 +190,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="outcome")
     def outcome_badge(self, record: UsageRecord) -> SafeString:
         outcome = UsageRecord.Outcome(record.outcome)
-        return badge(kind=OUTCOME_BADGES[outcome], text=str(outcome.label))
+        return badge(kind=OUTCOME_BADGES[outcome], text=outcome.value.replace("_", " "))
 
     @admin.display(description="tokens are")
     def estimate(self, record: UsageRecord) -> SafeString:

@@ -31,6 +31,10 @@ class Period:
     def last_date(self) -> date:
         return (self.to_at - timedelta(microseconds=1)).date()
 
+    @property
+    def is_one_day(self) -> bool:
+        return self.last_date == self.from_at.date()
+
 
 def period_of(*, name: str, from_text: str, to_text: str, now: datetime) -> Period:
     """The named period around `now`; two dates, or no name and a date, make a custom one."""

@@ -77,7 +77,8 @@ def _explain_bad_question(view: View) -> View:
 @staff_member_required
 @_explain_bad_question
 def show_usage(request: HttpRequest) -> HttpResponse:
-    question = _question(request, now=timezone.now())  # noqa: TID251 -- a view is an edge
+    now = timezone.now()  # noqa: TID251 -- a view is an edge
+    question = _question(request, now=now)
     period = question.period
     report = reports.spend_report(
         group=question.group, from_at=period.from_at, to_at=period.to_at, only=question.only
@@ -100,7 +101,7 @@ def show_usage(request: HttpRequest) -> HttpResponse:
         "hidden_row_count": max(0, len(report.rows) - ROWS_SHOWN_MAX),
         "csv_url": question.link(reverse("billing:usage_csv")),
         **_navigation(question),
-        **_drawings(series=series, split=split, is_hourly=is_hourly),
+        **_drawings(series=series, split=split, is_hourly=is_hourly, now=now),
     }
     return render(request, "billing/usage.html", context)
 
@@ -216,9 +217,10 @@ def _table_row(row: reports.ReportRow, *, question: Question, totals: reports.Re
     }
 
 
-def _drawings(*, series: reports.Series, split: str, is_hourly: bool) -> dict[str, Any]:
+def _drawings(*, series: reports.Series, split: str, is_hourly: bool, now: datetime) -> dict[str, Any]:
     labels = [f"{moment:%H:%M}" if is_hourly else f"{moment:%d %b}" for moment in series.moments]
     by_moment = [sum(amounts) for amounts in zip(*series.values_nanousd, strict=True)]
+    past = [value for moment, value in zip(series.moments, by_moment, strict=False) if moment <= now]
     return {
         "split": split,
         "chart": charts.stacked_bars(
@@ -230,5 +232,5 @@ def _drawings(*, series: reports.Series, split: str, is_hourly: bool) -> dict[st
         "bar_list": charts.bar_list(
             names=series.names, values_nanousd=[sum(amounts) for amounts in series.values_nanousd]
         ),
-        "sparkline": charts.sparkline(by_moment),
+        "sparkline": charts.sparkline(past),
     }

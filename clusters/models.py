@@ -144,7 +144,8 @@ class Deployment(models.Model):
     capabilities = models.JSONField(
         default=list,
         blank=True,
-        help_text='For example ["chat", "completions", "embeddings", "tools", "vision"]; empty: not declared.',
+        help_text='For example ["chat", "completions", "embeddings", "tools", "vision"]; '
+        "empty: not declared.",
     )
     is_enabled = models.BooleanField(default=True)
     updated_at = models.DateTimeField(auto_now=True)

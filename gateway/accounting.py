@@ -11,9 +11,10 @@ from billing.ledger import Hold, Settlement, WindowClaim
 from billing.windows import WindowSpan, window_of
 from gateway.completion import CompletionRequest
 from routing.cost import cost_nanousd, hold_nanousd
+from routing.money import NANOUSD_MAX
 from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
 
-# What an answer may be long where neither the client nor the deployment says.
+# What an answer may be long where a hard budget watches and neither client nor deployment says.
 OUTPUT_TOKENS_DEFAULT = 4096
 OUTPUT_TOKENS_MIN = 16
 # The prompt as seen by the limit on the answer: the estimate and a third lies above most true counts.
@@ -31,16 +32,23 @@ class OutputBound:
 
 
 def output_bound(*, profile: RequestProfile, deployment: Deployment) -> OutputBound:
-    """The least of what the client allows, the deployment allows and the context leaves."""
+    """The least of what the client allows, the deployment allows and the context leaves.
+
+    Where the client sets no limit and no hard budget watches, nothing is written into its request: no
+    answer is longer than the context window, and that is held.
+    """
     if profile.surface == "embeddings":
         return OutputBound(tokens_max=0, is_injected=False)
     asked, allowed = profile.output_tokens_max, deployment.output_tokens_max
     if asked is not None:
         tokens_max = asked if allowed is None else min(asked, allowed)
         return OutputBound(tokens_max=tokens_max, is_injected=tokens_max != asked)
+    if allowed is None and not profile.is_priced_only:
+        return OutputBound(tokens_max=deployment.context_window, is_injected=False)
     prompt_tokens = -(-profile.prompt_tokens_estimate * PROMPT_NUMERATOR // PROMPT_DENOMINATOR)
     left = deployment.context_window - prompt_tokens
-    tokens_max = max(min(allowed or OUTPUT_TOKENS_DEFAULT, left), OUTPUT_TOKENS_MIN)
+    most = OUTPUT_TOKENS_DEFAULT if allowed is None else allowed
+    tokens_max = min(max(left, OUTPUT_TOKENS_MIN), most)
     return OutputBound(tokens_max=tokens_max, is_injected=True)
 
 
@@ -113,7 +121,8 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
         attempt_id=attempt_id,
         request_id=request_id,
         owner=owner,
-        held_nanousd=held,
+        # More than the ledger can count is more than any budget: a list of prompts multiplies fast.
+        held_nanousd=min(held, NANOUSD_MAX),
         claims=claims,
         attribution=attribution,
         at=now,

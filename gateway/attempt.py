@@ -68,6 +68,7 @@ class Attempt:
             reported,
             input_tokens_max=max(profile.prompt_tokens_max, window * profile.choice_count),
             output_tokens_max=max(self.bound.tokens_max, window) * profile.choice_count,
+            is_output_needed=profile.surface != "embeddings",
         )
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.contrib.admin import AdminSite
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.utils import timezone
 
 from gateway.glance import gateway_of, load_glance
@@ -17,7 +18,7 @@ class TollgateAdminSite(AdminSite):
     site_header = "Tollgate"
     index_title = "Console"
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The list of everything that can be administered, below the state at a glance."""
         now = timezone.now()  # noqa: TID251 -- an edge: a page is drawn
         glance = load_glance(gateway=gateway_of(request), now=now)

@@ -13,7 +13,7 @@ from gateway.events import Observer
 from gateway.metering import estimated_usage
 from gateway.outbox import Headers, Outbox, Reply
 from gateway.patience import Patience
-from gateway.providers import upstream_body, upstream_path
+from gateway.providers import limit_member, upstream_body, upstream_path
 from gateway.pumps import PumpSet
 from gateway.streaming import DONE
 from gateway.upstream import UpstreamFailure, Upstreams
@@ -125,6 +125,7 @@ class Delivery:
                 request=request,
                 upstream_name=target.upstream_name,
                 output_tokens_max=attempt.bound.tokens_max if attempt.bound.is_injected else None,
+                limit_name=limit_member(endpoint=target.endpoint, surface=request.surface),
             ),
             request_id=request_id,
             attempt_id=str(attempt.hold.attempt_id),

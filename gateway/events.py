@@ -74,6 +74,7 @@ class Observer:
             "key": settlement.hold.attribution["key_name"],
             "model": attempt.request.model,
             "cluster": deployment.cluster,
+            "served_model": deployment.model,
             "outcome": settlement.outcome,
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,

@@ -165,8 +165,11 @@ def _route_plans(routes: Sequence[RouteView], deployments: Sequence[Deployment])
         for model, serving in by_model.items()
     }
     for route in routes:
-        candidates = [d for model in route.candidates for d in by_model.get(model, [])]
-        fallbacks = [d for model in route.fallbacks for d in by_model.get(model, []) if d not in candidates]
+        # Each model once, however often a route names it: a place ranked twice would draw twice the traffic.
+        first = dict.fromkeys(route.candidates)
+        candidates = [d for model in first for d in by_model.get(model, [])]
+        rest = [model for model in dict.fromkeys(route.fallbacks) if model not in first]
+        fallbacks = [d for model in rest for d in by_model.get(model, [])]
         plans[route.model] = RoutePlan(
             model=route.model,
             policy=route.policy,

@@ -1,7 +1,7 @@
 """The state at a glance, as plain values: what the console's first page and the overview show to staff."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,14 @@ from billing.amounts import rounded_usd_text, usd_text
 from billing.charts import percent_text
 from clusters.report import certificate_problem, nanousd_per_1k_tokens
 from clusters.snapshots import ClusterView, InventorySnapshot, load_inventory
+from gateway.fleet import STALE_INTERVALS
 
 if TYPE_CHECKING:
     from gateway.lifespan import Gateway
 
 SPARK_SPAN = timedelta(hours=24)
 NOTHING_SERVED = reports.ReportRow(name="")
-UNKNOWN = "–"
+UNKNOWN = "-"
 NOTICES_MAX = 20
 FAILED_PERMILLE_WARN, FAILED_PERMILLE_BAD = 10, 50
 STATE_BADGES = {"active": "ok", "draining": "warn", "disabled": "muted"}
@@ -91,22 +92,34 @@ def load_glance(*, gateway: "Gateway | None", now: datetime) -> Glance:
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     today = reports.spend_report(group="cluster", from_at=midnight, to_at=midnight + timedelta(days=1))
     served = {row.name: row for row in today.rows}
+    stale_after = timedelta(seconds=inventory.settings.health_check_interval_s * STALE_INTERVALS)
+    views = tuple(_as_known(view, since=now - stale_after) for view in inventory.clusters)
     notices = (
         *_gateway_notices(gateway),
-        *(notice for view in inventory.clusters for notice in _cluster_notices(view, now=now)),
+        *_prober_notices(inventory.clusters, since=now - stale_after),
+        *(notice for view in views for notice in _cluster_notices(view, now=now)),
         *_budget_notices(now=now),
         *_doubt_notices(),
     )
     return Glance(
         tiles=(
             *_usage_tiles(today.totals, line=_spend_line(now=now)),
-            _fleet_tile(inventory.clusters),
+            _fleet_tile(views),
             *_gateway_tiles(gateway),
         ),
         notices=notices[:NOTICES_MAX],
         hidden_notice_count=max(0, len(notices) - NOTICES_MAX),
-        sites=tuple(_site_line(view, inventory=inventory, served=served) for view in inventory.clusters),
+        sites=tuple(_site_line(view, inventory=inventory, served=served) for view in views),
     )
+
+
+def _is_stale(view: ClusterView, *, since: datetime) -> bool:
+    return view.health_checked_at is None or view.health_checked_at <= since
+
+
+def _as_known(view: ClusterView, *, since: datetime) -> ClusterView:
+    """The cluster as routing sees it: what an old probe saw is not known any more."""
+    return replace(view, health="unknown", queue_depth=None) if _is_stale(view, since=since) else view
 
 
 def _spend_line(*, now: datetime) -> charts.Sparkline | None:
@@ -130,7 +143,7 @@ def _usage_tiles(totals: reports.ReportRow, *, line: charts.Sparkline | None) ->
         Tile(
             label="Requests today",
             value=f"{totals.requests:,}",
-            note="attempts that reached a cluster",
+            note="attempts, reroutes included",
             url=f"{usage_url}&group=model",
         ),
         Tile(
@@ -151,16 +164,18 @@ def _usage_tiles(totals: reports.ReportRow, *, line: charts.Sparkline | None) ->
 
 
 def _fleet_tile(views: Iterable[ClusterView]) -> Tile:
+    """What nobody probed lately is routed to as well: only what is known to be down is a warning."""
     used = [view for view in views if view.state == "active"]
+    down = [view for view in used if view.health == "unhealthy" or view.secret_problem]
     healthy = [view for view in used if view.health == "healthy" and not view.secret_problem]
-    per_hour_nanousd = sum(view.cost_per_hour_nanousd for view in used)
-    kind = "" if len(healthy) == len(used) else "warn" if healthy else "bad"
+    unknown_count = len(used) - len(down) - len(healthy)
+    per_hour = f"{rounded_usd_text(sum(view.cost_per_hour_nanousd for view in used))} per hour"
     return Tile(
         label="Fleet",
         value=f"{len(healthy)} of {len(used)} healthy",
-        note=f"{rounded_usd_text(per_hour_nanousd)} per hour",
+        note=f"{unknown_count} unknown, {per_hour}" if unknown_count else per_hour,
         url=reverse("admin:clusters_cluster_changelist"),
-        kind=kind if used else "",
+        kind="" if not down else "bad" if len(down) == len(used) else "warn",
     )
 
 
@@ -226,6 +241,18 @@ def _gateway_notices(gateway: "Gateway | None") -> tuple[Notice, ...]:
     )
 
 
+def _prober_notices(views: Iterable[ClusterView], *, since: datetime) -> Iterable[Notice]:
+    probed = [view for view in views if view.state != "disabled"]
+    if probed and all(_is_stale(view, since=since) for view in probed):
+        yield Notice(
+            kind="warn",
+            subject="Prober",
+            text="No cluster was probed lately: health and queues are unknown. Are worker and beat running?",
+            url=reverse("admin:clusters_healthcheck_changelist"),
+            link="Checks",
+        )
+
+
 def _cluster_notices(view: ClusterView, *, now: datetime) -> Iterable[Notice]:
     if view.state == "disabled":
         return
@@ -260,7 +287,7 @@ def _doubt_notices() -> Iterable[Notice]:
         yield Notice(
             kind="warn",
             subject="In doubt",
-            text=f"{count:,} attempts of a process that died hold their money; manage.py reconcile_ledger ends them.",
+            text=f"{count:,} attempts of dead processes hold money; manage.py reconcile_ledger ends them.",
             url=reverse("admin:billing_reservation_changelist"),
             link="Open",
         )

@@ -1,7 +1,7 @@
 """The live page's feed: what this process served and what it thinks of its fleet, once a second, lossy."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -43,6 +43,8 @@ class LiveFeed:
         self._lines: deque[dict[str, Any]] = deque(maxlen=REQUESTS_MAX)
         self._request_count = 0
         self._cost_nanousd = 0
+        self._served: Counter[tuple[str, str]] = Counter()
+        self._updated_at_s = clock()
         self._complained_at_s = -COMPLAINT_INTERVAL_S
 
     def listener(self, line: dict[str, Any]) -> None:
@@ -50,6 +52,7 @@ class LiveFeed:
         self._lines.append(line)
         self._request_count += 1
         self._cost_nanousd += line["cost_nanousd"]
+        self._served[line["cluster"], line["served_model"]] += 1
 
     async def run(self) -> None:
         """Publish for ever."""
@@ -66,16 +69,24 @@ class LiveFeed:
         requests, self._lines = list(self._lines), deque(maxlen=REQUESTS_MAX)
         count, self._request_count = self._request_count, 0
         cost, self._cost_nanousd = self._cost_nanousd, 0
+        served, self._served = self._served, Counter()
+        now_s = self._clock()
+        elapsed_s, self._updated_at_s = max(now_s - self._updated_at_s, INTERVAL_S), now_s
         targets = self._keeper.snapshot.targets.values()
         return {
             "process": self._process_id,
             "request_count": count,
             "cost_nanousd": cost,
             "requests": requests,
-            "fleet": [self._row(target.deployment) for target in targets],
+            "fleet": [
+                self._row(deployment, served=served, now_s=now_s, elapsed_s=elapsed_s)
+                for deployment in (target.deployment for target in targets)
+            ],
         }
 
-    def _row(self, deployment: Deployment) -> dict[str, Any]:
+    def _row(
+        self, deployment: Deployment, *, served: Counter[tuple[str, str]], now_s: float, elapsed_s: float
+    ) -> dict[str, Any]:
         state = self._states.get(deployment.id, NOTHING_LEARNT)
         return {
             "cluster": deployment.cluster,
@@ -84,9 +95,10 @@ class LiveFeed:
             "state": deployment.state,
             "health": deployment.health,
             "reason": deployment.health_reason,
-            "breaker": phase(state.breaker, now_s=self._clock()),
+            "breaker": phase(state.breaker, now_s=now_s),
             "in_flight": state.in_flight,
             "queue_depth": deployment.queue_depth,
+            "requests_per_s": round(served[deployment.cluster, deployment.model] / elapsed_s, 2),
             "tokens_per_s": deployment.measured_tokens_per_s,
             "ttft_ms": None if state.ttft_ms is None else round(state.ttft_ms),
         }

@@ -11,7 +11,11 @@ TOKENS_MAX = 2**62
 
 
 def usage_from_openai(
-    reported: object, *, input_tokens_max: int = TOKENS_MAX, output_tokens_max: int = TOKENS_MAX
+    reported: object,
+    *,
+    input_tokens_max: int = TOKENS_MAX,
+    output_tokens_max: int = TOKENS_MAX,
+    is_output_needed: bool = False,
 ) -> Usage | None:
     """Normalise OpenAI's `usage` member; None when it is absent or impossible (WIRE 11, 12).
 
@@ -22,7 +26,8 @@ def usage_from_openai(
     if not isinstance(reported, Mapping):
         return None
     prompt = _count(reported, "prompt_tokens")
-    completion = _count(reported, "completion_tokens", default=0)  # embeddings have none
+    # Embeddings have none; elsewhere its absence says nothing, and least of all that there was none.
+    completion = _count(reported, "completion_tokens", default=None if is_output_needed else 0)
     prompt_details = _details(reported, "prompt_tokens_details")
     completion_details = _details(reported, "completion_tokens_details")
     cached = _count(prompt_details, "cached_tokens", default=0)

@@ -1,5 +1,7 @@
 """The first page: for everybody what this is and how to call it, for staff the state at a glance besides."""
 
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -20,7 +22,7 @@ def show_landing(request: HttpRequest) -> HttpResponse:
     gateway = gateway_of(request)
     is_staff = request.user.is_active and request.user.is_staff
     status = "" if gateway is None else _status(gateway)
-    context = {
+    context: dict[str, Any] = {
         "base_url": request.build_absolute_uri("/v1"),
         "model": _first_model(gateway) if is_staff else PLACEHOLDER_MODEL,
         "status": status,

@@ -4,6 +4,7 @@ Anthropic's and Google's own OpenAI-compatible endpoints are used for `claude` a
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -35,13 +36,27 @@ def openai_credentials(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     ]
 
 
-def upstream_body(*, request: CompletionRequest, upstream_name: str, output_tokens_max: int | None) -> bytes:
+def limit_member(*, endpoint: str, surface: str) -> str:
+    """What the limit on tokens is called there: OpenAI's newer models refuse the older name."""
+    host = urlsplit(endpoint).hostname or ""
+    is_openai = host == "api.openai.com" or host.endswith(".openai.azure.com")
+    return "max_completion_tokens" if is_openai and surface == "chat" else "max_tokens"
+
+
+def upstream_body(
+    *,
+    request: CompletionRequest,
+    upstream_name: str,
+    output_tokens_max: int | None,
+    limit_name: str = "max_tokens",
+) -> bytes:
     """The body for this upstream; the client's own bytes where nothing has to change.
 
     Args:
         request: the client's request.
         upstream_name: what this upstream calls the model.
         output_tokens_max: the limit to write per choice; None leaves the client's own.
+        limit_name: the member to write it into where the client sent none.
     """
     changes: dict[str, Any] = {}
     if upstream_name != request.model:
@@ -51,7 +66,8 @@ def upstream_body(*, request: CompletionRequest, upstream_name: str, output_toke
         changes["stream_options"] = {**options, "include_usage": True}
     if output_tokens_max is not None:
         names = [name for name in ("max_completion_tokens", "max_tokens") if request.document.get(name)]
-        changes.update(dict.fromkeys(names or ["max_tokens"], output_tokens_max))
+        asked = {name: min(request.document[name], output_tokens_max) for name in names}
+        changes.update(asked or {limit_name: output_tokens_max})
     if not changes:
         return request.body
     return orjson.dumps({**request.document, **changes})

@@ -5,8 +5,8 @@ from collections.abc import Callable
 SHARE = 0.10
 TRICKLE_PER_S = 3.0
 TOKENS_MAX = 50.0
-# A fresh process hides the fall of a cluster too: 5 failures open its breaker, and two may fall at once.
-TOKENS_START = 10.0
+# A fresh process hides the fall of a cluster too: it takes 5 failures to open its breaker.
+TOKENS_START = 5.0
 
 
 class RetryBudget:

@@ -55,12 +55,14 @@ class DrainingServer(Server):
             yield
             return
         handled = (signal.SIGINT, signal.SIGTERM)
-        handlers = {number: signal.signal(number, self.handle_exit) for number in handled}
+        for number in handled:
+            signal.signal(number, self.handle_exit)
         try:
             yield
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            # The process is ending: a signal that comes now must not turn a clean end into a failure.
+            for number in handled:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def run_server(

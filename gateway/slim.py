@@ -147,8 +147,9 @@ class SlimHandler:
             view, kwargs = self._view(request)
             response = await view(request, **kwargs)
             if response.status_code == METHOD_NOT_ALLOWED:
-                raise MethodNotAllowedError(
-                    f"{request.method} is not allowed here.", allowed=response["Allow"].split(", ")
+                allowed = response["Allow"].split(", ")
+                return _error_response(
+                    MethodNotAllowedError(f"{request.method} is not allowed here.", allowed=allowed)
                 )
             assert isinstance(response, SlimResponse), "every operation of /v1 answers on the slim path"
         except GatewayError as error:

@@ -63,9 +63,8 @@ class StreamRelay:
             return b""
         data = self._rest + chunk if self._rest else chunk
         if b"\r" in data:
-            # A frame end may be split between its \r and \n: keep the \r for the next chunk.
-            held = data.endswith(b"\r")
-            data = (data[:-1] if held else data).replace(b"\r\n", b"\n") + (b"\r" if held else b"")
+            # A \r whose \n has not come yet stays in the rest, and meets it with the next chunk.
+            data = data.replace(b"\r\n", b"\n")
         end = data.rfind(b"\n\n") + 2
         if end < 2:
             self._keep(data)

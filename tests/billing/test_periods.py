@@ -36,7 +36,8 @@ def test_period_of(name, from_text, to_text, expected):
 def test_last_date_is_the_last_that_counts():
     period = period_of(name="last_month", from_text="", to_text="", now=NOW)
 
-    assert period.last_date.isoformat() == "2026-02-28"
+    assert (period.last_date.isoformat(), period.is_one_day) == ("2026-02-28", False)
+    assert period_of(name="today", from_text="", to_text="", now=NOW).is_one_day
 
 
 def test_moments_may_carry_a_time_and_a_zone():

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from billing import rollups, tasks
+from billing.ledger import ROLLUP_SUMS
 from billing.models import SpendRollup
 from billing.rollups import fold_days
 from tests.billing.rows import KEY_ID, NOW, make_rollup
@@ -31,7 +32,7 @@ def test_fold_days_sums_the_hours_of_each_group():
     row_count = fold_days(now=NOW)
 
     folded = SpendRollup.objects.get(period="day", starts_at=DAY, cluster="gpu-a", key_id=KEY_ID)
-    sums = {name: getattr(folded, name) for name in rollups.ROLLUP_SUMS}
+    sums = {name: getattr(folded, name) for name in ROLLUP_SUMS}
     assert row_count == 4
     assert sums == {
         "requests": 2,

@@ -69,13 +69,12 @@ def test_usage_page_without_usage_says_what_to_do(admin_client):
 
 
 @pytest.mark.parametrize("group", ["day", "hour", "organisation", "team", "key", "model", "cluster"])
-@pytest.mark.parametrize("period", ["today", "7d", "30d", "month", "last_month", "custom"])
-def test_usage_page_answers_every_period_and_group(admin_client, group, period):
+def test_usage_page_answers_every_period(admin_client, group):
     make_rollup(starts_at=datetime.now(UTC).replace(minute=0, second=0, microsecond=0))  # noqa: TID251
 
-    answer = admin_client.get(f"/usage/?period={period}&group={group}")
-
-    assert answer.status_code == 200
+    for period in ("today", "7d", "30d", "month", "last_month", "custom"):
+        answer = admin_client.get(f"/usage/?period={period}&group={group}")
+        assert answer.status_code == 200
 
 
 def test_usage_page_shows_names_as_text(admin_client):

@@ -2,10 +2,10 @@
 
 from gateway.settings import *  # noqa: F403 -- a settings module adds to another
 
-SNAPSHOT_POLL_S = 0.05
-FIRST_BYTE_TIMEOUT_S = 1.5
-PLAIN_TIMEOUT_S = 1.5
-IDLE_TIMEOUT_S = 1.5
+SNAPSHOT_POLL_S = 0.02
+FIRST_BYTE_TIMEOUT_S = 2
+PLAIN_TIMEOUT_S = 2
+IDLE_TIMEOUT_S = 2
 BODY_TIMEOUT_S = 1
 WRITE_TIMEOUT_S = 1
 DETACHED_DRAIN_S = 1

@@ -6,7 +6,8 @@ from collections import Counter
 import httpx
 import pytest
 
-from tests.e2e.fleet import CHAT_PATH, CLIENT_TIMEOUT_S
+from tests.e2e.fleet import CHAT_PATH
+from tests.fakes.gateway_server import CLIENT_TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 

@@ -6,7 +6,8 @@ import socket
 import orjson
 import pytest
 
-from tests.e2e.fleet import CHAT_PATH, CLIENT_TIMEOUT_S, token_counts, wait_until
+from tests.e2e.fleet import CHAT_PATH, token_counts, wait_until
+from tests.fakes.gateway_server import CLIENT_TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 
@@ -31,8 +32,9 @@ def raw_request(fleet, key, *, receive_buffer_bytes=None, **members):
 
 
 def read_frames(line, *, count):
-    """Read until so many events have come; not a byte more than comes with them."""
-    data = b""
+    """Read until so many events have come, and hardly a byte more."""
+    data = line.recv(512)
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n"), data
     while data.count(b"data: ") < count:
         data += line.recv(512)
     return data

@@ -1,4 +1,4 @@
-"""Faults of upstreams: before the first content nobody notices, after it the caller is told; all is booked."""
+"""Faults of upstreams: before the first content nobody notices, after it the caller hears; all is booked."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,8 @@ import openai
 import orjson
 import pytest
 
-from tests.e2e.fleet import CHAT_PATH, CLIENT_TIMEOUT_S, cost_of, standin_extra, token_counts
+from tests.e2e.fleet import CHAT_PATH, cost_of, standin_extra, token_counts
+from tests.fakes.gateway_server import CLIENT_TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 

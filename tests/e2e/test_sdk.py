@@ -7,7 +7,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.fleet import CLIENT_TIMEOUT_S, PRICE, cost_of, standin_extra, token_counts
+from tests.e2e.fleet import PRICE, cost_of, standin_extra, token_counts
+from tests.fakes.gateway_server import CLIENT_TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 
@@ -283,10 +284,11 @@ def test_spent_budget_is_not_retried(fleet):
     key = fleet.issue_key(hard_limit_nanousd=1)
     fleet.ready()
     transport = CountingTransport()
-    client = fleet.client(key, max_retries=2, http_client=httpx.Client(transport=transport))
 
-    with pytest.raises(openai.RateLimitError) as refused:
-        client.chat.completions.create(**fleet.chat())
+    with httpx.Client(transport=transport) as http_client:
+        client = fleet.client(key, max_retries=2, http_client=http_client)
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.chat.completions.create(**fleet.chat())
 
     assert refused.value.code == "insufficient_quota"
     assert refused.value.response.headers["x-should-retry"] == "false"

@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.fleet import CHAT_PATH, CLIENT_TIMEOUT_S, cost_of, standin_extra, token_counts
+from tests.e2e.fleet import CHAT_PATH, cost_of, standin_extra, token_counts
+from tests.fakes.gateway_server import CLIENT_TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 

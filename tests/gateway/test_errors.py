@@ -75,7 +75,12 @@ def test_errors_are_all_in_the_picture_of_the_tree(name):
         ),
         (
             errors.UpstreamRefusedError("Too long.", upstream_status=400, param="messages", code="too_long"),
-            {"message": "Too long.", "type": "invalid_request_error", "param": "messages", "code": "too_long"},
+            {
+                "message": "Too long.",
+                "type": "invalid_request_error",
+                "param": "messages",
+                "code": "too_long",
+            },
         ),
         (
             errors.UpstreamRefusedError("No.", upstream_status=404, param=None, code=None),

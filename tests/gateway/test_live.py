@@ -1,17 +1,24 @@
-"""The live feed: what it tells, who may listen, and that a lost layer costs nothing."""
+"""The live feed: what it tells, and that a lost layer costs nothing."""
 
+import asyncio
+import json
 import uuid
 
 import pytest
+import structlog
 from channels.layers import get_channel_layer
-from channels.testing import WebsocketCommunicator
-from django.contrib.auth.models import AnonymousUser, User
 
-from gateway.consumers import LiveConsumer
-from gateway.live import GROUP, REQUESTS_MAX, LiveFeed
+from gateway import live
+from gateway.live import REQUESTS_MAX, LiveFeed
 from tests.gateway.snapshots import keeper_of
 
-LINE = {"request_id": "req_1", "cost_nanousd": 5, "model": "fast"}
+LINE = {
+    "request_id": "req_1",
+    "cost_nanousd": 5,
+    "model": "fast",
+    "cluster": "aws",
+    "served_model": "llama",
+}
 
 
 def new_feed():
@@ -51,32 +58,48 @@ def test_update_describes_each_deployment():
             "breaker": "closed",
             "in_flight": 0,
             "queue_depth": None,
+            "requests_per_s": 0.0,
             "tokens_per_s": None,
             "ttft_ms": None,
         }
     ]
 
 
-def communicator(user):
-    made = WebsocketCommunicator(LiveConsumer.as_asgi(), "/ws/live/")
-    made.scope["user"] = user
-    return made
+def test_update_tells_what_each_deployment_served_per_second():
+    moments = iter([0.0, 4.0, 4.5])
+    feed = LiveFeed(process_id=uuid.UUID(int=1), keeper=keeper_of(), states={}, clock=lambda: next(moments))
+    feed.listener(LINE)
+    feed.listener(LINE)
+    feed.listener({**LINE, "served_model": "another"})
+
+    first, second = feed.update(), feed.update()
+
+    assert [update["fleet"][0]["requests_per_s"] for update in (first, second)] == [0.5, 0.0]
 
 
-async def test_staff_hears_what_gateways_publish():
-    socket = communicator(User(username="op", is_staff=True))
-    assert (await socket.connect())[0] is True
+def test_update_is_plain_json():
+    feed = new_feed()
+    feed.listener(LINE)
 
-    await get_channel_layer().group_send(GROUP, {"type": "live.update", "update": {"process": "p"}})
+    update = feed.update()
 
-    assert await socket.receive_json_from() == {"process": "p"}
-    await socket.disconnect()
+    assert json.loads(json.dumps(update)) == update
 
 
-@pytest.mark.parametrize(
-    "user", [AnonymousUser(), User(username="x"), User(is_staff=True, is_active=False), None]
-)
-async def test_others_are_refused(user):
-    socket = communicator(user)
+async def test_lost_layer_is_told_once_a_minute_and_costs_nothing(monkeypatch):
+    calls = 0
 
-    assert (await socket.connect())[0] is False
+    async def lost(*_arguments):
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise asyncio.CancelledError
+        raise ConnectionError("valkey is gone")
+
+    monkeypatch.setattr(live, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(get_channel_layer(), "group_send", lost)
+
+    with structlog.testing.capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        await new_feed().run()
+
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("live_feed_lost", "valkey is gone")]

@@ -102,6 +102,7 @@ def test_usage_from_openai_adds_up_to_what_was_reported(prompt, completion, cach
     if cached > prompt or reasoning + audio > completion:
         assert usage is None
     else:
+        assert usage is not None
         assert (usage.input_tokens, usage.output_tokens) == (prompt, completion)
         assert min(getattr(usage, name) for name in Usage.__slots__ if name.endswith("tokens")) >= 0
 

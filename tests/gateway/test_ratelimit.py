@@ -82,10 +82,10 @@ def test_take_passes_after_the_wait_that_it_asked_for(limit, amount, wait_s):
     limiter = RateLimiter(clock=clock)
     take(limiter, limit, limit=limit)
     clock.now_s += wait_s
-    refused = take(limiter, amount, limit=limit)
-    clock.now_s += refused.retry_after_s
+    first = take(limiter, amount, limit=limit)
+    clock.now_s += first.retry_after_s
 
-    assert take(limiter, amount, limit=limit).is_refused is False
+    assert not (first.is_refused and take(limiter, amount, limit=limit).is_refused)
 
 
 def test_take_never_gives_more_than_the_limit_at_once(limiter, clock):

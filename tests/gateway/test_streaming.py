@@ -221,6 +221,7 @@ def test_unknown_members_and_odd_spacing_pass_untouched():
         ({"error": {"message": "CUDA out of memory", "code": 500}}, "CUDA out of memory"),
         ({"error": "overloaded", "error_type": "overloaded"}, "overloaded"),
         ({"object": "error", "message": "engine died", "code": 500}, "engine died"),
+        ({"object": "error", "message": "engine died", "choices": [{"index": 0}]}, "engine died"),
         ({"error": {"code": 500}}, "it did not say why"),
         ({"error": {"message": "x" * 999}}, "x" * 300),
     ],
@@ -383,3 +384,20 @@ def test_any_event_raises_nothing_but_an_upstream_error(event):
         run(relay_of(), frame(event))
     except UpstreamError:
         return
+
+
+def test_two_objects_in_one_event_are_no_event():
+    event = b'data: {"choices":[{"index":0}]},{"choices":[{"index":0}]}\n\n'
+
+    with pytest.raises(UpstreamInvalidError):
+        relay_of().feed(event)
+
+
+@pytest.mark.parametrize("null", [b'"usage":null', b'"usage" : null '])
+def test_empty_usage_is_taken_out_wherever_it_stands(null):
+    event = b"data: {" + null + b',"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+    out = run(relay_of(), event)
+
+    assert orjson.loads(out[6:]) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    assert run(relay_of(wants_usage=True), event) == event

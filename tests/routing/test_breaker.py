@@ -54,10 +54,8 @@ def test_breaker_starts_its_row_again_after_a_success():
 def test_breaker_opens_at_half_of_ten_in_its_window(outcomes, failures, expected):
     breaker = Breaker()
     for outcome in outcomes:
-        if outcome == "+":
-            breaker = on_success(breaker, now_s=100.0, sent_s=100.0)
-        else:
-            breaker = failed(breaker, 100.0)
+        is_good = outcome == "+"
+        breaker = on_success(breaker, now_s=100.0, sent_s=100.0) if is_good else failed(breaker, 100.0)
 
     assert (breaker.window_requests, breaker.window_failures) == (10, failures)
     assert phase(breaker, now_s=100.0) == expected

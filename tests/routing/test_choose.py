@@ -12,7 +12,7 @@ from routing.eligibility import exclusion_reason
 from routing.learning import NOTHING_LEARNT, DeploymentState
 from routing.scoring import POLICIES
 from routing.types import Candidate, Decision, Exclusion
-from tests.routing.values import LIGHT, deployment, fleet, flat, profile, provider
+from tests.routing.values import LIGHT, deployment, flat, fleet, profile, provider
 
 NOW_S = 100.0
 OPEN = DeploymentState(breaker=Breaker(open_until_s=NOW_S + 5, opened_at_s=NOW_S))
@@ -170,9 +170,7 @@ def test_choose_by_marginal_does_not_look_at_committed_prices(drawn, draw, facto
             slots["cost_per_hour_nanousd"] *= factor
         return type(one)(**slots)
 
-    again = fleet(
-        *map(scaled, plan.candidates), fallbacks=[*map(scaled, plan.fallbacks)], policy="marginal"
-    )
+    again = fleet(*map(scaled, plan.candidates), fallbacks=[*map(scaled, plan.fallbacks)], policy="marginal")
 
     first = choose(NEEDS, places, state, NOW_S, draw)
     second = choose(NEEDS, again, state, NOW_S, draw)
@@ -208,7 +206,11 @@ def test_choose_spreads_ties_by_the_draw(draw, order):
 
 
 def test_choose_gives_the_whole_decision():
-    good, bad, spare = deployment("a"), deployment("b", health="unhealthy"), provider("f", rate=flat(0, 1_000))
+    good, bad, spare = (
+        deployment("a"),
+        deployment("b", health="unhealthy"),
+        provider("f", rate=flat(0, 1_000)),
+    )
 
     decision = chosen(fleet(good, bad, fallbacks=[spare]))
 
@@ -230,7 +232,11 @@ def test_choose_prefers_the_route_s_own_policy():
 
     decision = chosen(fleet(own, external, policy="external_first"))
 
-    assert (decision.policy, decision.reason, ids(decision)) == ("external_first", "external_first", ["p", "o"])
+    assert (decision.policy, decision.reason, ids(decision)) == (
+        "external_first",
+        "external_first",
+        ["p", "o"],
+    )
 
 
 def test_choose_says_fallback_where_no_candidate_is_left():

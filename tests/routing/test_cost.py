@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,9 @@ RATE = Rate(
     ],
 )
 def test_cost_prices_each_bucket_at_its_own_rate(bucket, nanousd):
-    assert cost_nanousd(usage=Usage(**{bucket: 1}), rate=RATE) == nanousd
+    counts: dict[str, Any] = {bucket: 1}
+
+    assert cost_nanousd(usage=Usage(**counts), rate=RATE) == nanousd
 
 
 def test_cost_is_rounded_once_over_all_buckets():

@@ -71,7 +71,9 @@ def test_exclusion_reason_of_a_full_deployment(in_flight, reason):
     assert reason_of(deployment(), state=DeploymentState(in_flight=in_flight)) == reason
 
 
-@pytest.mark.parametrize(("given", "reason"), [(provider(), "external_fallback_disabled"), (deployment(), "")])
+@pytest.mark.parametrize(
+    ("given", "reason"), [(provider(), "external_fallback_disabled"), (deployment(), "")]
+)
 def test_exclusion_reason_of_providers_where_they_are_switched_off(given, reason):
     assert reason_of(given, is_external_fallback_enabled=False) == reason
 

@@ -1,5 +1,6 @@
 """What events make of a deployment's state."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from routing.learning import (
     Abandoned,
     DeploymentState,
     Dispatched,
+    Event,
     Failed,
     Finished,
     FirstToken,
@@ -18,7 +20,7 @@ from routing.learning import (
 )
 from tests.routing.values import LIGHT
 
-ENDS = {
+ENDS: dict[str, Callable[[float], Event]] = {
     "finished": lambda sent_s: Finished(sent_s=sent_s, duration_ms=10.0, output_tokens=5),
     "failed": lambda sent_s: Failed(sent_s=sent_s, draw=0.5),
     "abandoned": lambda sent_s: Abandoned(sent_s=sent_s),
@@ -50,9 +52,7 @@ def test_observe_learns_from_an_answer():
 
 
 def test_observe_hands_a_failure_to_the_breaker():
-    after = observe(
-        DeploymentState(in_flight=1), Failed(sent_s=40.0, draw=0.5, retry_after_s=7.0), 50.0
-    )
+    after = observe(DeploymentState(in_flight=1), Failed(sent_s=40.0, draw=0.5, retry_after_s=7.0), 50.0)
 
     assert after.in_flight == 0
     assert after.breaker.open_until_s == 57.0

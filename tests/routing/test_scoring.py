@@ -56,8 +56,14 @@ def test_policies_are_those_that_the_inventory_lets_one_choose():
         ("latency", [(OWN, 9, {"ttft_ms": 100.0}), (OWN, 1, {"ttft_ms": 101.0})]),
         ("latency", [(OWN, 9, {"ttft_ms": 0.0}), (deployment(latency_ms=1), 1, {})]),
         ("latency", [(OWN, 1, {"ttft_ms": 100.0}), (OWN, 1, {"ttft_ms": 100.0, "in_flight": 1})]),
-        ("latency", [(deployment(latency_ms=999), 1, {}), (OWN, 1, {}), (deployment(latency_ms=1001), 1, {})]),
-        ("latency", [(deployment(latency_ms=5000), 1, {"ttft_ms": 10.0}), (deployment(latency_ms=20), 1, {})]),
+        (
+            "latency",
+            [(deployment(latency_ms=999), 1, {}), (OWN, 1, {}), (deployment(latency_ms=1001), 1, {})],
+        ),
+        (
+            "latency",
+            [(deployment(latency_ms=5000), 1, {"ttft_ms": 10.0}), (deployment(latency_ms=20), 1, {})],
+        ),
         ("cluster_first", [(OWN, 1, {}), (OWN, 10**12, {}), (PROVIDER, 1, {}), (PROVIDER, 2, {})]),
         ("external_first", [(PROVIDER, 1, {}), (PROVIDER, 10**12, {}), (OWN, 1, {}), (OWN, 2, {})]),
         ("external_first", [(PROVIDER, 10**12, {}), (provider(rate=None), 0, {}), (OWN, 1, {})]),

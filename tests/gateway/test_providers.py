@@ -1,0 +1,155 @@
+"""What goes to an upstream: the client's own bytes, unless something has to change."""
+
+import copy
+
+import orjson
+import pytest
+
+from gateway.completion import CompletionRequest
+from gateway.providers import limit_member, openai_credentials, upstream_body, upstream_path
+from routing.types import RequestProfile
+
+
+def request_of(*, wants_usage=False, **members):
+    document = {"model": "llama", "messages": [{"role": "user", "content": "hi"}], "x": {"y": [1]}, **members}
+    body = orjson.dumps(document)
+    return CompletionRequest(
+        surface="chat",
+        model="llama",
+        is_stream=bool(members.get("stream")),
+        wants_usage=wants_usage,
+        body=body,
+        document=document,
+        profile=RequestProfile(
+            model="llama",
+            surface="chat",
+            body_bytes=len(body),
+            prompt_tokens_estimate=1,
+            prompt_tokens_max=1,
+            output_tokens_max=None,
+            choice_count=1,
+            needs=frozenset(),
+        ),
+    )
+
+
+def sent(request, *, upstream_name="llama", output_tokens_max=None):
+    """The document that goes out, after a look that the client's own stayed as it was."""
+    before = copy.deepcopy(request.document)
+    body = upstream_body(request=request, upstream_name=upstream_name, output_tokens_max=output_tokens_max)
+    assert request.document == before
+    return orjson.loads(body)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        request_of(),
+        request_of(max_tokens=5),
+        request_of(stream=True, wants_usage=True, stream_options={"include_usage": True}),
+        request_of(api_base="http://evil", stream_options={"x": 1}),
+    ],
+)
+def test_body_that_needs_no_change_is_the_very_bytes(request_):
+    body = upstream_body(request=request_, upstream_name="llama", output_tokens_max=None)
+
+    assert body is request_.body
+
+
+@pytest.mark.parametrize(
+    ("members", "arguments", "changes"),
+    [
+        ({}, {"upstream_name": "meta/llama-3"}, {"model": "meta/llama-3"}),
+        ({"stream": True}, {}, {"stream_options": {"include_usage": True}}),
+        ({"stream": True, "stream_options": None}, {}, {"stream_options": {"include_usage": True}}),
+        (
+            {"stream": True, "stream_options": {"include_usage": False, "z": 1}},
+            {},
+            {"stream_options": {"include_usage": True, "z": 1}},
+        ),
+        ({}, {"output_tokens_max": 9}, {"max_tokens": 9}),
+        ({"max_tokens": None}, {"output_tokens_max": 9}, {"max_tokens": 9}),
+        ({"max_tokens": 20}, {"output_tokens_max": 9}, {"max_tokens": 9}),
+        ({"max_completion_tokens": 20}, {"output_tokens_max": 9}, {"max_completion_tokens": 9}),
+        (
+            {"max_tokens": 20, "max_completion_tokens": 30},
+            {"output_tokens_max": 9},
+            {"max_tokens": 9, "max_completion_tokens": 9},
+        ),
+        # A limit below ours stays: only what is too much is lowered.
+        (
+            {"max_tokens": 5, "max_completion_tokens": 30},
+            {"output_tokens_max": 9},
+            {"max_tokens": 5, "max_completion_tokens": 9},
+        ),
+        (
+            {"stream": True},
+            {"upstream_name": "m", "output_tokens_max": 9},
+            {"model": "m", "stream_options": {"include_usage": True}, "max_tokens": 9},
+        ),
+    ],
+)
+def test_body_is_changed_in_what_must_change_alone(members, arguments, changes):
+    request = request_of(**members)
+
+    assert sent(request, **arguments) == {**request.document, **changes}
+
+
+def test_plain_request_gets_no_stream_options():
+    assert "stream_options" not in sent(request_of(stream=False), upstream_name="m")
+
+
+@pytest.mark.parametrize(
+    ("backend", "surface", "path"),
+    [
+        ("vllm", "chat", "/v1/chat/completions"),
+        ("openai", "completions", "/v1/completions"),
+        ("claude", "chat", "/v1/chat/completions"),
+        ("llamacpp", "embeddings", "/v1/embeddings"),
+        ("gemini", "chat", "/v1beta/openai/chat/completions"),
+        ("gemini", "completions", "/v1beta/openai/completions"),
+        ("gemini", "embeddings", "/v1beta/openai/embeddings"),
+    ],
+)
+def test_path_is_openais_or_geminis_form_of_it(backend, surface, path):
+    assert upstream_path(backend=backend, surface=surface) == path
+
+
+def test_credentials_of_makers_become_bearer_tokens():
+    headers = [
+        ("x-api-key", "a"),
+        ("x-goog-api-key", "b"),
+        ("authorization", "Bearer c"),
+        ("x-signature", "d"),
+    ]
+
+    assert openai_credentials(headers) == [
+        ("authorization", "Bearer a"),
+        ("authorization", "Bearer b"),
+        ("authorization", "Bearer c"),
+        ("x-signature", "d"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "surface", "name"),
+    [
+        ("https://api.openai.com", "chat", "max_completion_tokens"),
+        ("https://mine.openai.azure.com/openai", "chat", "max_completion_tokens"),
+        ("https://api.openai.com", "completions", "max_tokens"),
+        ("https://api.mistral.ai", "chat", "max_tokens"),
+        ("http://127.0.0.1:9100", "chat", "max_tokens"),
+    ],
+)
+def test_limit_member_is_what_the_upstream_understands(endpoint, surface, name):
+    assert limit_member(endpoint=endpoint, surface=surface) == name
+
+
+def test_body_takes_the_limit_under_the_upstreams_name():
+    request = request_of()
+
+    body = upstream_body(
+        request=request, upstream_name="llama", output_tokens_max=9, limit_name="max_completion_tokens"
+    )
+
+    assert orjson.loads(body) == {**request.document, "max_completion_tokens": 9}
