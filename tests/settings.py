@@ -1,4 +1,4 @@
-"""Django's settings under test: the product's, with a data folder of the run's own and a quick password hash."""
+"""Django's settings under test: the product's, with a data folder of the run's own."""
 
 import atexit
 import os
@@ -11,6 +11,6 @@ if "GATEWAY_DATA_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["GATEWAY_DATA_DIR"], ignore_errors=True)
 os.environ.setdefault("LOG_LEVEL", "WARNING")
 
-from gateway.settings import *  # noqa: E402, F403 -- the data folder first
+from gateway.settings import *  # noqa: F403 -- the data folder first
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
