@@ -4,16 +4,35 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
 from ninja import NinjaAPI, Schema
+from ninja.openapi.schema import OpenAPISchema
 
 from billing.keys import Principal
 from gateway.admission import check_model
 from gateway.authentication import authenticate
 from gateway.lifespan import Gateway, wall_clock
 from gateway.responses import CompletionResponse, JsonResponse
-from gateway.schemas import ChatCompletionBody, CompletionBody, EmbeddingsBody, decode_completion
+from gateway.schemas import (
+    ChatCompletionBody,
+    CompletionBody,
+    EmbeddingsBody,
+    Message,
+    decode_completion,
+)
 from gateway.slim import SlimRequest
 
-api = NinjaAPI(
+
+class DescribedAPI(NinjaAPI):
+    """Ninja's, with what our hand-decoded bodies need in the OpenAPI document."""
+
+    def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        document = super().get_openapi_schema(**options)
+        components = document["components"]
+        components["schemas"]["Message"] = Message.model_json_schema()
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        return document
+
+
+api = DescribedAPI(
     title="Tollgate",
     version="1",
     description="OpenAI-compatible endpoints. Send your key as `Authorization: Bearer tg_…`.",
@@ -25,7 +44,9 @@ OWNED_BY = "tollgate"
 
 def _described(schema: type[Schema]) -> dict[str, Any]:
     """The body for the OpenAPI document; it is decoded by hand, from the bytes."""
-    content = {"application/json": {"schema": schema.json_schema()}}
+    described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    described.pop("$defs", None)
+    content = {"application/json": {"schema": described}}
     return {"requestBody": {"required": True, "content": content}, "security": [{"bearer": []}]}
 
 

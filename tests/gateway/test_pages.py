@@ -76,6 +76,16 @@ def test_landing_is_read_only(client):
     assert (client.get("/").status_code, client.post("/").status_code) == (200, 405)
 
 
+def test_logging_out_leads_to_the_first_page(client):
+    client.force_login(User.objects.create(username="op", is_staff=True))
+    page = client.get("/").content.decode()
+
+    answer = client.post("/admin/logout/", {"next": "/"})
+
+    assert '<input type="hidden" name="next" value="/">' in page
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+
+
 def test_missing_page_is_told_in_the_same_look(client):
     answer = client.get("/nothing/")
 
