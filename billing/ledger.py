@@ -234,7 +234,6 @@ def _ensure_windows(cursor: Any, connection: Any, holds: Sequence[Hold]) -> None
             "ends_at": claim.ends_at,
             "spent_nanousd": 0,
             "held_nanousd": 0,
-            "warned_percent": 0,
         }
         for _, claim in sorted(claims.items())
     ]
@@ -392,7 +391,6 @@ def _rollup_row(one: _Settled) -> dict[str, Any]:
         "cache_read_tokens": usage.cache_read_tokens,
         "output_tokens": usage.output_tokens,
         "cost_nanousd": one.charged_nanousd,
-        "amortised_nanousd": 0,
         "updated_at": settlement.at,
     }
 

@@ -73,20 +73,6 @@ class Budget(models.Model):
     window = models.CharField(max_length=8, choices=Window.choices, default=Window.MONTH)
     timezone = models.CharField(max_length=64, default="UTC")
     is_hard = models.BooleanField(default=True, help_text="Hard: refuse. Soft: only report.")
-    is_clamping = models.BooleanField(
-        default=False, help_text="Hard budgets: lower max_tokens to what is left, where that helps."
-    )
-    warning_percents = models.JSONField(
-        default=list,
-        blank=True,
-        help_text="Percentages of the limit at which to warn, for example [80, 100].",
-    )
-    webhook_url = models.URLField(blank=True, max_length=300)
-    email = models.EmailField(blank=True)
-    override_limit_nanousd = models.BigIntegerField(
-        "override limit (nano-USD)", null=True, blank=True, validators=[MinValueValidator(0)]
-    )
-    override_until_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -168,7 +154,6 @@ class BudgetWindow(models.Model):
     ends_at = models.DateTimeField(null=True)
     spent_nanousd = models.BigIntegerField(default=0)
     held_nanousd = models.BigIntegerField(default=0)
-    warned_percent = models.PositiveIntegerField(default=0)  # the highest that was told
 
     class Meta:
         constraints: ClassVar = [
@@ -293,8 +278,6 @@ class SpendRollup(models.Model):
     cache_read_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     cost_nanousd = models.BigIntegerField(default=0)
-    # The part of the own cluster's bill for the hour that these rows used; filled when the hour is over.
-    amortised_nanousd = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField()
 
     class Meta:
@@ -305,34 +288,3 @@ class SpendRollup(models.Model):
 
     def __str__(self) -> str:
         return f"rollup {self.id}"
-
-
-class CapacityHour(models.Model):
-    """What one hourly-paid cluster cost in one hour, and how much of it was used. Used + idle = cost."""
-
-    id = models.CharField(primary_key=True, max_length=100)  # cluster + start of the hour
-    cluster = models.CharField(max_length=64)
-    starts_at = models.DateTimeField()
-    cost_nanousd = models.BigIntegerField()
-    capacity_tokens = models.BigIntegerField()  # output tokens it could have made
-    used_tokens = models.BigIntegerField()
-    used_nanousd = models.BigIntegerField()
-    idle_nanousd = models.BigIntegerField()
-    sample_count = models.PositiveIntegerField(default=0)
-    is_closed = models.BooleanField(default=False)
-    updated_at = models.DateTimeField()
-
-    class Meta:
-        indexes: ClassVar = [
-            # Reports ask for all clusters' hours between two moments.
-            models.Index(fields=["starts_at"], name="capacity_by_time"),
-        ]
-        constraints: ClassVar = [
-            models.CheckConstraint(
-                condition=Q(cost_nanousd=models.F("used_nanousd") + models.F("idle_nanousd")),
-                name="capacity_adds_up",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"capacity {self.id}"

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count
+from django.conf import settings
+from django.db import connections
 
-from billing.models import Budget, BudgetWindow, Reservation
+from billing.models import Budget, BudgetWindow
 from billing.windows import window_of
 
 CLOSE_PERCENT = 80
@@ -50,10 +51,14 @@ def load_close_budgets(*, now: datetime) -> tuple[BudgetUse, ...]:
 
 def count_in_doubt() -> int:
     """Attempts of processes that died: their money stays held until each is decided."""
-    # Asked in the words of the index reservation_open: the closed millions are not looked at.
-    unfinished = Reservation.objects.filter(state__in=[Reservation.State.HELD, Reservation.State.IN_DOUBT])
-    counts = dict(unfinished.values_list("state").annotate(count=Count("attempt_id")))
-    return int(counts.get(Reservation.State.IN_DOUBT, 0))
+    # In the words of the index reservation_open, as literals: SQLite matches no parameter with an
+    # index's condition, and would read the closed millions.
+    sql = (
+        "SELECT COUNT(*) FROM billing_reservation WHERE state IN ('held', 'in_doubt') AND state = 'in_doubt'"
+    )
+    with connections[settings.LEDGER_DATABASE].cursor() as cursor:
+        cursor.execute(sql)
+        return int(cursor.fetchone()[0])
 
 
 def _window_id(*, budget: Budget, now: datetime) -> str:
