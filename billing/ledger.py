@@ -142,6 +142,8 @@ def commit(batch: Batch) -> dict[UUID, BudgetExceededError]:
     with ledger_transaction():
         connection = connections[settings.LEDGER_DATABASE]
         with connection.cursor() as cursor:
+            _ensure_windows(cursor, connection, batch.holds)
+            _lock_windows(cursor, connection, batch)
             _write_settlements(cursor, connection, batch.settlements)
             _write_checkpoints(cursor, connection, batch.checkpoints)
             return _write_holds(cursor, connection, batch.holds)
@@ -173,7 +175,6 @@ def mark_in_doubt(*, now: datetime) -> int:
 def _write_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, BudgetExceededError]:
     if not holds:
         return {}
-    _ensure_windows(cursor, connection, holds)
     try:
         # All at once behind one savepoint: the usual case, a statement per window.
         with transaction.atomic(using=settings.LEDGER_DATABASE):
@@ -248,6 +249,23 @@ def _ensure_windows(cursor: Any, connection: Any, holds: Sequence[Hold]) -> None
     ]
     suffix = "ON CONFLICT (id) DO NOTHING"
     InsertStatement(BudgetWindow, connection=connection, suffix=suffix).execute(cursor, rows)
+
+
+def _lock_windows(cursor: Any, connection: Any, batch: Batch) -> None:
+    """Lock every window that the batch touches, in id order, before anything that another process locks.
+
+    Settlements lock windows and rollups, holds lock windows again, and one by one where one is refused:
+    on PostgreSQL two processes would wait for each other. Settlements alone keep the order by themselves.
+    """
+    if connection.vendor == "sqlite" or not batch.holds:
+        return
+    holds = [*batch.holds, *(settlement.hold for settlement in batch.settlements)]
+    for chunk in chunks(sorted({claim.window_id for hold in holds for claim in hold.claims})):
+        sql = (
+            f"SELECT id FROM billing_budgetwindow WHERE id IN ({placeholders(len(chunk))}) "  # noqa: S608 -- constants only
+            f"ORDER BY id FOR NO KEY UPDATE"
+        )
+        cursor.execute(sql, chunk)
 
 
 # --- Settlements

@@ -28,6 +28,8 @@ from gateway.upstream import Upstreams
 logger = structlog.get_logger(__name__)
 
 GAUGE_INTERVAL_S = 1.0
+CANCELLATIONS_MAX = 10
+CANCELLATION_WAIT_S = 0.5
 
 
 def wall_clock() -> datetime:
@@ -110,9 +112,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let every answer settle, commit what is queued, and give up the claim to life last."""
         await self.pumps.join()
-        for task in list(self._loops):
-            task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._end_loops()
         await asyncio.to_thread(self.ledger.stop)
         await asyncio.to_thread(self.keeper.close)
         await self.upstreams.aclose()
@@ -139,6 +139,20 @@ class Gateway:
             metrics.IN_FLIGHT.set(self.admission.in_flight)
             metrics.LEDGER_QUEUE.set(self.ledger.queue_depth)
             await asyncio.sleep(GAUGE_INTERVAL_S)
+
+    async def _end_loops(self) -> None:
+        """Cancel the loops until they end: a client library may swallow a cancellation that meets an answer.
+
+        (Seen with the channel layer's at a busy stop: the process then hung until it was killed.)
+        """
+        for _ in range(CANCELLATIONS_MAX):
+            if not self._loops:
+                return
+            for task in list(self._loops):
+                task.cancel()
+            await asyncio.wait(list(self._loops), timeout=CANCELLATION_WAIT_S)
+        if self._loops:
+            logger.error("loops_did_not_end", count=len(self._loops))
 
     def _on_loop_ended(self, task: asyncio.Task[None]) -> None:
         self._loops.discard(task)
