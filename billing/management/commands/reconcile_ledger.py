@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
+from billing import ledger
 from billing.reconciliation import Reconciliation, reconcile, settle_in_doubt
 
 
@@ -26,6 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         if options["settle_in_doubt"]:
+            ledger.mark_in_doubt(now=timezone.now())
             count = settle_in_doubt(now=timezone.now())
             self.stderr.write(f"{count} attempts in doubt were settled.")
         found = reconcile()
