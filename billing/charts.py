@@ -7,7 +7,8 @@ from billing.amounts import rounded_usd_text, usd_text
 
 WIDTH = 960
 HEIGHT = 280
-LEFT = 76
+LEFT_MIN = 76
+CHARACTER_WIDTH = 9  # of a label, generously
 RIGHT = 12
 TOP = 12
 BOTTOM = 28
@@ -78,7 +79,10 @@ def stacked_bars(
     line_count = max(1, -(-max(totals, default=0) // step))
     baseline = HEIGHT - BOTTOM
     scale = (baseline - TOP) / (step * line_count)
-    room = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
+    amounts = [rounded_usd_text(step * number) for number in range(line_count + 1)]
+    # Room for the longest amount: tiny sums have many digits.
+    left = max(LEFT_MIN, 16 + CHARACTER_WIDTH * max(map(len, amounts)))
+    room = (WIDTH - left - RIGHT) / max(1, len(labels))
     bars = []
     for index, label in enumerate(labels):
         floor = 0
@@ -86,7 +90,7 @@ def stacked_bars(
             if series[index] > 0:
                 bars.append(
                     Bar(
-                        x=_pixel(LEFT + room * (index + (1 - BAR_SHARE) / 2)),
+                        x=_pixel(left + room * (index + (1 - BAR_SHARE) / 2)),
                         y=_pixel(baseline - (floor + series[index]) * scale),
                         width=_pixel(room * BAR_SHARE),
                         height=_pixel(series[index] * scale),
@@ -98,16 +102,16 @@ def stacked_bars(
     return StackedBars(
         width=WIDTH,
         height=HEIGHT,
-        left=LEFT,
+        left=left,
         right=WIDTH - RIGHT,
         baseline=baseline,
         title=title,
         bars=tuple(bars),
         grid=tuple(
-            Tick(at=_pixel(baseline - step * number * scale), text=rounded_usd_text(step * number))
-            for number in range(line_count + 1)
+            Tick(at=_pixel(baseline - step * number * scale), text=amount)
+            for number, amount in enumerate(amounts)
         ),
-        labels=_label_ticks(labels=labels, room=room),
+        labels=_label_ticks(labels=labels, left=left, room=room),
     )
 
 
@@ -174,10 +178,10 @@ def _grid_step(largest: int) -> int:
         unit *= 10
 
 
-def _label_ticks(*, labels: Sequence[str], room: float) -> tuple[Tick, ...]:
+def _label_ticks(*, labels: Sequence[str], left: int, room: float) -> tuple[Tick, ...]:
     every = max(1, -(-len(labels) // LABELS_MAX))
     return tuple(
-        Tick(at=_pixel(LEFT + room * (index + 0.5)), text=label)
+        Tick(at=_pixel(left + room * (index + 0.5)), text=label)
         for index, label in enumerate(labels)
         if index % every == 0
     )

@@ -79,3 +79,11 @@ def test_sparkline_runs_from_edge_to_edge():
 )
 def test_percent_text(part, whole, text):
     assert charts.percent_text(part=part, whole=whole) == text
+
+
+def test_stacked_bars_leave_room_for_long_amounts():
+    tiny = charts.stacked_bars(labels=["a"], names=["x"], values_nanousd=[[5]], title="t")
+    usual = charts.stacked_bars(labels=["a"], names=["x"], values_nanousd=[[5 * 10**9]], title="t")
+
+    longest = max(len(tick.text) for tick in tiny.grid)
+    assert (tiny.left, usual.left) == (16 + 9 * longest, 76)
