@@ -8,8 +8,8 @@ from django import forms
 
 from clusters import inventory
 from clusters.models import Cluster, ClusterSecret, Deployment, Route, RouterSettings
+from routing.money import NANOUSD_PER_USD
 
-NANOUSD_PER_USD = 1_000_000_000
 USD_DECIMALS = 9
 PERMILLE = 1000
 # Form field -> purpose; the token field's purpose follows from the kind of authentication.

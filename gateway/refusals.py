@@ -10,11 +10,11 @@ from gateway.errors import (
     OverloadedError,
     UnsupportedError,
 )
+from routing.money import NANOUSD_PER_USD
 from routing.types import Decision
 
 FINAL_REASONS = frozenset({"context_window", "unpriced"})
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
-NANOUSD_PER_USD = 1_000_000_000
 
 
 def no_candidate_refusal(decision: Decision) -> GatewayError:

@@ -255,5 +255,3 @@ HEALTH_CHECKS_KEPT_DAYS = 7
 LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
 LOGGING_CONFIG = None
 logging_config(level=LOG_LEVEL)
-
-TEST_RUNNER = "django.test.runner.DiscoverRunner"

@@ -8,10 +8,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from clusters.report import ClusterReport, report_clusters
+from routing.money import NANOUSD_PER_USD
 
 HEADERS = ("NAME", "STATE", "HEALTHY", "QUEUE", "TOK/S", "$/HOUR", "$/1K", "MODELS", "REASON")
 MODELS_SHOWN_MAX = 3
-NANOUSD_PER_USD = 1_000_000_000
 
 
 class Command(BaseCommand):
