@@ -26,6 +26,7 @@ from billing.models import (
     ApiKey,
     Budget,
     BudgetWindow,
+    CapacityHour,
     Organisation,
     Price,
     Reservation,
@@ -39,6 +40,7 @@ admin.site.register(UsageRecord, ledger_admin.UsageRecordAdmin)
 admin.site.register(Reservation, ledger_admin.ReservationAdmin)
 admin.site.register(SpendRollup, ledger_admin.SpendRollupAdmin)
 admin.site.register(BudgetWindow, ledger_admin.BudgetWindowAdmin)
+admin.site.register(CapacityHour, ledger_admin.CapacityHourAdmin)
 
 MODELS_SHOWN_MAX = 3
 KEY_FACTS = ("shown_prefix", "state", "revoked_at", "created_at", "updated_at")

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 
-LEDGER_TABLES = frozenset({"budgetwindow", "reservation", "usagerecord", "spendrollup"})
+LEDGER_TABLES = frozenset({"budgetwindow", "reservation", "usagerecord", "spendrollup", "capacityhour"})
 
 
 class LedgerRouter:

@@ -418,6 +418,7 @@ def _rollup_row(one: _Settled) -> dict[str, Any]:
         "cache_read_tokens": usage.cache_read_tokens,
         "output_tokens": usage.output_tokens,
         "cost_nanousd": one.charged_nanousd,
+        "amortised_nanousd": 0,
         "updated_at": settlement.at,
     }
 

@@ -16,7 +16,8 @@ from django.utils.safestring import SafeString
 
 from billing.amounts import rate_text, usd_text
 from billing.badges import badge
-from billing.models import Reservation, UsageRecord
+from billing.charts import percent_text
+from billing.models import CapacityHour, Reservation, UsageRecord
 
 ROWS_LISTED_MAX = 10_000
 OUTCOME_FILTER_DAYS = 7
@@ -289,6 +290,51 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
     @admin.display(description="held", ordering="held_nanousd")
     def held(self, record: Any) -> str:
         return usd_text(record.held_nanousd)
+
+
+class CapacityHourAdmin(ReadOnlyAdmin):
+    list_display = (
+        *("starts_at", "cluster", "state", "cost", "used", "idle"),
+        *("used_percent", "tokens_used", "tokens_possible", "sample_count"),
+    )
+    list_filter = ("is_closed",)
+    # Not the columns themselves: those of an open hour mean something else (billing.capacity).
+    fields = list_display
+    search_fields = ("cluster__exact",)
+    search_help_text = "The whole name of a cluster."
+    ordering = ("-starts_at",)
+
+    @admin.display(description="state", ordering="is_closed")
+    def state(self, record: CapacityHour) -> SafeString:
+        if record.is_closed:
+            return badge(kind="ok", text="closed")
+        return badge(kind="muted", text="open")
+
+    @admin.display(description="cost")
+    def cost(self, record: CapacityHour) -> str:
+        return usd_text(record.cost_nanousd)
+
+    @admin.display(description="used")
+    def used(self, record: CapacityHour) -> str:
+        return usd_text(record.used_nanousd) if record.is_closed else "not known yet"
+
+    @admin.display(description="idle")
+    def idle(self, record: CapacityHour) -> str:
+        return usd_text(record.idle_nanousd) if record.is_closed else "not known yet"
+
+    @admin.display(description="of the cost")
+    def used_percent(self, record: CapacityHour) -> str:
+        if not record.is_closed:
+            return ""
+        return percent_text(part=record.used_nanousd, whole=record.cost_nanousd)
+
+    @admin.display(description="tokens made")
+    def tokens_used(self, record: CapacityHour) -> str:
+        return f"{record.used_tokens:,}"
+
+    @admin.display(description="tokens possible")
+    def tokens_possible(self, record: CapacityHour) -> str:
+        return f"{record.capacity_tokens:,}"
 
 
 def _rate_cell(*, name: str, value: Any) -> str:

@@ -278,6 +278,8 @@ class SpendRollup(models.Model):
     cache_read_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     cost_nanousd = models.BigIntegerField(default=0)
+    # The part of the own cluster's bill for the hour that these rows used; filled when the hour is over.
+    amortised_nanousd = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField()
 
     class Meta:
@@ -288,3 +290,34 @@ class SpendRollup(models.Model):
 
     def __str__(self) -> str:
         return f"rollup {self.id}"
+
+
+class CapacityHour(models.Model):
+    """What one hourly-paid cluster cost in one hour, and how much of it was used. Used + idle = cost."""
+
+    id = models.CharField(primary_key=True, max_length=100)  # cluster + start of the hour
+    cluster = models.CharField(max_length=64)
+    starts_at = models.DateTimeField()
+    cost_nanousd = models.BigIntegerField()
+    capacity_tokens = models.BigIntegerField()  # output tokens it could have made
+    used_tokens = models.BigIntegerField()
+    used_nanousd = models.BigIntegerField()
+    idle_nanousd = models.BigIntegerField()
+    sample_count = models.PositiveIntegerField(default=0)
+    is_closed = models.BooleanField(default=False)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar = [
+            # Reports ask for all clusters' hours between two moments.
+            models.Index(fields=["starts_at"], name="capacity_by_time"),
+        ]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(cost_nanousd=models.F("used_nanousd") + models.F("idle_nanousd")),
+                name="capacity_adds_up",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"capacity {self.id}"

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from billing import ledger
 from billing.ledger import ROLLUP_SUMS, Batch, Hold, Settlement
-from billing.models import BudgetWindow, Reservation, SpendRollup, UsageRecord
+from billing.models import BudgetWindow, CapacityHour, Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
 from routing.cost import cost_nanousd
 from routing.types import Rate, Usage
@@ -65,12 +65,13 @@ class Reconciliation:
 def reconcile() -> Reconciliation:
     """Read the ledger whole, inside its lock so that no batch is seen half written.
 
-    Three proofs: each closed reservation has one row and each open one none; each budget window's
+    Four proofs: each closed reservation has one row and each open one none; each budget window's
     spent is the sum of its rows and its held the sum of its open reservations; each hour's rollup is the
-    sum of its rows. (Days are folded from hours anew each minute.)
+    sum of its rows; each own cluster's hour costs what its rollups used of it and what was idle. (Days are
+    folded from hours anew each minute.)
     """
     with ledger.ledger_transaction():
-        drift = (*_drift_of_attempts(), *_drift_of_windows(), *_drift_of_hours())
+        drift = (*_drift_of_attempts(), *_drift_of_windows(), *_drift_of_hours(), *_drift_of_capacity())
         doubtful = Reservation.objects.filter(state=Reservation.State.IN_DOUBT).order_by("created_at")
         return Reconciliation(
             attempts=Reservation.objects.count(),
@@ -201,6 +202,23 @@ def _drift_of_hours() -> Iterator[Drift]:
                 )
     for row_id, sums in by_id.items():
         yield Drift(what="requests of an hour", id=row_id, expected=sums["requests"], found=0)
+
+
+def _drift_of_capacity() -> Iterator[Drift]:
+    """Compare what each own cluster's hour costs with its rollups' parts and its idle, to the nano-USD."""
+    parts: dict[tuple[str, datetime], int] = defaultdict(int)
+    hours = SpendRollup.objects.filter(period=SpendRollup.Period.HOUR).exclude(amortised_nanousd=0)
+    for cluster, starts_at, part in hours.values_list("cluster", "starts_at", "amortised_nanousd").iterator():
+        parts[cluster, starts_at] += part
+    for row in CapacityHour.objects.filter(is_closed=True).order_by("id").iterator():
+        found = parts.pop((row.cluster, row.starts_at), 0) + row.idle_nanousd
+        if found != row.cost_nanousd:
+            yield Drift(
+                what="used and idle of a cluster's hour", id=row.id, expected=row.cost_nanousd, found=found
+            )
+    for (cluster, starts_at), part in sorted(parts.items()):
+        row_id = f"{cluster}:{starts_at:%Y-%m-%dT%H}"
+        yield Drift(what="used of an hour that is not closed", id=row_id, expected=0, found=part)
 
 
 def _rollup_sums(record: UsageRecord) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Sums of spend and tokens between two moments, grouped as asked; read from the rollups only."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,8 @@ from uuid import UUID
 from django.db.models import Max, Q, QuerySet, Sum
 
 from billing.ledger import ROLLUP_SUMS
-from billing.models import SpendRollup
+from billing.models import CapacityHour, SpendRollup
+from routing.capacity import nanousd_per_mtok, seed_nanousd_per_1k, shares
 
 GROUPS = ("day", "hour", "key", "team", "organisation", "model", "cluster")
 SPLITS = ("cluster", "team", "organisation", "model")
@@ -18,6 +19,9 @@ HOURLY_SPAN_MAX = timedelta(days=35)
 SERIES_MAX = 8
 OTHER = "other"
 PROVIDER = "provider"
+OWN = "own"
+# The seed's overhead factor. The installation's own stands in the inventory, which accounts do not read.
+OVERHEAD_PERMILLE = 1100
 
 # Which columns make a group of rows, and which is shown beside its name.
 _COLUMNS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
@@ -27,7 +31,8 @@ _COLUMNS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "model": (("model",), "model", ""),
     "cluster": (("cluster",), "cluster", "cluster_kind"),
 }
-_SUMS = (*ROLLUP_SUMS, "metered_nanousd")
+_SUMS = (*ROLLUP_SUMS, "amortised_nanousd", "metered_nanousd")
+_CAPACITY_SUMS = ("cost_nanousd", "capacity_tokens", "idle_nanousd")
 
 
 class ReportError(ValueError):
@@ -47,7 +52,13 @@ class ReportFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
-    """One group's sums. `metered_nanousd` is the part of the cost that providers charge by the token."""
+    """One group's sums.
+
+    `cost_nanousd` is what was charged: to budgets, at prices and internal rates. The bill is another sum:
+    `metered_nanousd`, the part of the charges that providers bill by the token, `amortised_nanousd`, what was
+    used of the own clusters' closed hours, and `idle_nanousd`, what nobody used of them. Idle belongs to
+    clusters and moments; a model's is its share by use; keys, teams and organisations have none.
+    """
 
     name: str
     id: str = ""
@@ -60,15 +71,47 @@ class ReportRow:
     output_tokens: int = 0
     cost_nanousd: int = 0
     metered_nanousd: int = 0
+    amortised_nanousd: int = 0
+    idle_nanousd: int = 0
+    # Of a cluster's closed hours: what they cost, and the output tokens it could have made.
+    capacity_nanousd: int = 0
+    capacity_tokens: int = 0
 
     @property
-    def amortised_nanousd(self) -> int:
-        """What own clusters cost at their internal rates."""
-        return self.cost_nanousd - self.metered_nanousd
+    def bill_nanousd(self) -> int:
+        return self.metered_nanousd + self.amortised_nanousd + self.idle_nanousd
+
+    @property
+    def used_nanousd_per_mtok(self) -> int | None:
+        """Per million output tokens, without what was idle; None where nothing is billed or was made."""
+        return self._per_mtok(self.metered_nanousd + self.amortised_nanousd)
+
+    @property
+    def loaded_nanousd_per_mtok(self) -> int | None:
+        """Per million output tokens, fully loaded."""
+        return self._per_mtok(self.bill_nanousd)
+
+    @property
+    def seed_nanousd_per_1k(self) -> int | None:
+        """The seed's formula at the speed that the hours were rated with: what a full cluster would cost."""
+        if self.capacity_tokens == 0:
+            return None
+        return seed_nanousd_per_1k(
+            cost_nanousd=self.capacity_nanousd,
+            capacity_tokens=self.capacity_tokens,
+            overhead_permille=OVERHEAD_PERMILLE,
+        )
+
+    def _per_mtok(self, nanousd: int) -> int | None:
+        if self.output_tokens == 0 or self.bill_nanousd == 0:
+            return None
+        return nanousd_per_mtok(cost_nanousd=nanousd, tokens=self.output_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
+    """Rows and their sums; the idle of the totals is of all clusters, whatever the rows are."""
+
     rows: tuple[ReportRow, ...]
     totals: ReportRow
 
@@ -85,21 +128,24 @@ class Series:
 def spend_report(
     *, group: str, from_at: datetime, to_at: datetime, only: ReportFilter | None = None
 ) -> Report:
-    """The sums from the hour of `from_at` up to `to_at`, dearest first; two queries.
+    """The sums from the hour of `from_at` up to `to_at`, dearest first; at most four queries.
 
     Right to the last settled request, whether or not the hours were folded into days yet.
-    Days and hours are in UTC and come in their own order.
+    Days and hours are in UTC and come in their own order. Idle is left out where only some keys, teams,
+    organisations or models are asked for: it is nobody's.
     """
     if group not in GROUPS:
         raise ReportError(f"unknown group {group!r}: it is one of {', '.join(GROUPS)}")
     rollups = _rollups(from_at=from_at, to_at=to_at, only=only, is_hourly=group == "hour")
-    sums = {name: Sum(name) for name in ROLLUP_SUMS}
+    capacity = _capacity(group=group, from_at=from_at, to_at=to_at, only=only)
+    idle_nanousd = sum(one["idle_nanousd"] for one in capacity.values())
+    sums = {name: Sum(name) for name in (*ROLLUP_SUMS, "amortised_nanousd")}
     metered = Sum("cost_nanousd", filter=Q(cluster_kind=PROVIDER), default=0)
     if group in ("day", "hour"):
         # Few moments come back (24 a day at most), so the days are added up here: no database
         # function for it is fast and the same everywhere.
         rows = rollups.values("starts_at").annotate(metered_nanousd=metered, **sums)
-        report_rows = _rows_by_time(rows=rows, is_hourly=group == "hour")
+        report_rows = _rows_by_time(rows=rows, capacity=capacity, is_hourly=group == "hour")
     else:
         columns, name, detail = _COLUMNS[group]
         labels = {label: Max(column) for label, column in (("label", name), ("note", detail)) if column}
@@ -108,7 +154,12 @@ def spend_report(
             _row(row, name=row["label"], id=str(row[columns[0]]), detail=row.get("note", "")) for row in rows
         )
         report_rows = sorted(found, key=lambda row: (-row.cost_nanousd, row.name, row.id))
-    return Report(rows=tuple(report_rows), totals=_sum(report_rows, name="Total"))
+    if group == "cluster":
+        report_rows = _with_capacity(report_rows, capacity=capacity)
+    elif group == "model" and idle_nanousd > 0:
+        report_rows = _with_idle_shares(report_rows, capacity=capacity, rollups=rollups)
+    totals = replace(_sum(report_rows, name="Total"), idle_nanousd=idle_nanousd)
+    return Report(rows=tuple(report_rows), totals=totals)
 
 
 def daily_series(
@@ -145,6 +196,59 @@ def _series(
         values.append(tuple(sum(amounts[name].get(moment, 0) for name in rest) for moment in moments))
         kept = [*kept, OTHER]
     return Series(moments=moments, names=tuple(kept), values_nanousd=tuple(values))
+
+
+def _capacity(
+    *, group: str, from_at: datetime, to_at: datetime, only: ReportFilter | None
+) -> dict[Any, dict[str, int]]:
+    """Sums of the closed hours by cluster, for days and hours by moment; one query, or none."""
+    asked = _conditions(only)
+    if set(asked) - {"cluster"}:
+        return {}
+    hours = CapacityHour.objects.filter(
+        is_closed=True, starts_at__gte=_floor(from_at, is_hourly=True), starts_at__lt=to_at, **asked
+    )
+    column = "starts_at" if group in ("day", "hour") else "cluster"
+    rows = hours.values_list(column).annotate(*(Sum(name) for name in _CAPACITY_SUMS))
+    return {key: dict(zip(_CAPACITY_SUMS, map(int, sums), strict=True)) for key, *sums in rows}
+
+
+def _with_capacity(
+    rows: Iterable[ReportRow], *, capacity: Mapping[str, Mapping[str, int]]
+) -> list[ReportRow]:
+    """Clusters' rows with what their hours cost; those that nobody used come last."""
+    by_name = {row.name: row for row in rows}
+    for cluster in sorted(set(capacity) - set(by_name)):
+        by_name[cluster] = ReportRow(name=cluster, id=cluster, detail=OWN)
+    return [
+        replace(
+            row,
+            idle_nanousd=capacity[name]["idle_nanousd"],
+            capacity_nanousd=capacity[name]["cost_nanousd"],
+            capacity_tokens=capacity[name]["capacity_tokens"],
+        )
+        if name in capacity
+        else row
+        for name, row in by_name.items()
+    ]
+
+
+def _with_idle_shares(
+    rows: Iterable[ReportRow], *, capacity: Mapping[str, Mapping[str, int]], rollups: QuerySet[SpendRollup]
+) -> list[ReportRow]:
+    """Models' rows, each with its part of the idle of the clusters that it used, by use; one query."""
+    used = rollups.filter(amortised_nanousd__gt=0).values_list("cluster", "model")
+    by_cluster: dict[str, list[tuple[str, int]]] = {}
+    for cluster, model, part in used.annotate(part=Sum("amortised_nanousd")).order_by("cluster", "model"):
+        by_cluster.setdefault(cluster, []).append((model, int(part)))
+    idle: dict[str, int] = {}
+    for cluster, parts in by_cluster.items():
+        total = capacity[cluster]["idle_nanousd"] if cluster in capacity else 0
+        for (model, _), share in zip(
+            parts, shares(total=total, weights=[part for _, part in parts]), strict=True
+        ):
+            idle[model] = idle.get(model, 0) + share
+    return [replace(row, idle_nanousd=idle.get(row.name, 0)) for row in rows]
 
 
 def _rollups(
@@ -206,13 +310,25 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-def _rows_by_time(*, rows: Iterable[Mapping[str, Any]], is_hourly: bool) -> list[ReportRow]:
+def _rows_by_time(
+    *,
+    rows: Iterable[Mapping[str, Any]],
+    capacity: Mapping[datetime, Mapping[str, int]],
+    is_hourly: bool,
+) -> list[ReportRow]:
     by_moment: dict[datetime, list[ReportRow]] = {}
     for row in rows:
         moment = _floor(row["starts_at"], is_hourly=is_hourly)
         by_moment.setdefault(moment, []).append(_row(row, name=""))
+    idle: dict[datetime, int] = {}
+    for starts_at, sums in capacity.items():
+        moment = _floor(starts_at, is_hourly=is_hourly)
+        idle[moment] = idle.get(moment, 0) + sums["idle_nanousd"]
     form = "%Y-%m-%d %H:%M" if is_hourly else "%Y-%m-%d"
-    return [_sum(by_moment[moment], name=f"{moment:{form}}") for moment in sorted(by_moment)]
+    return [
+        replace(_sum(by_moment.get(moment, ()), name=f"{moment:{form}}"), idle_nanousd=idle.get(moment, 0))
+        for moment in sorted({*by_moment, *idle})
+    ]
 
 
 def _row(row: Mapping[str, Any], *, name: str, id: str = "", detail: str = "") -> ReportRow:  # noqa: A002

@@ -18,25 +18,30 @@ DAYS_PER_RUN_MAX = 100
 
 GROUP_FIELDS = ("organisation", "team", "key_id", "model", "cluster")
 LABEL_FIELDS = ("key_name", "cluster_kind")
+# The ledger fills its sums with each request, billing.capacity the amortised part when the hour is over.
+FOLDED_SUMS = (*ROLLUP_SUMS, "amortised_nanousd")
 
 
-def fold_days(*, now: datetime) -> int:
+def fold_days(*, now: datetime, again_from: datetime | None = None) -> int:
     """Write the DAY rows of the latest days anew from their HOUR rows; returns how many rows were written.
 
     A day is recomputed whole, never added to: folding twice changes nothing. After a pause it goes on from
-    the last day that was folded. Hours may be pruned by whole days only, or a day would shrink here.
+    the last day that was folded; `again_from` begins earlier. Hours may be pruned by whole days only, or
+    a day would shrink here.
     """
     row_count = 0
-    for day in _days_to_fold(now=now)[:DAYS_PER_RUN_MAX]:
+    for day in _days_to_fold(now=now, again_from=again_from)[:DAYS_PER_RUN_MAX]:
         # One transaction a day, so that settling never waits long for the lock.
         with ledger_transaction():
             row_count += _fold_day(day=day, now=now)
     return row_count
 
 
-def _days_to_fold(*, now: datetime) -> list[datetime]:
+def _days_to_fold(*, now: datetime, again_from: datetime | None) -> list[datetime]:
     """The days with usage, oldest first, from the last folded one or three days ago on."""
     recent = _day_of(now) - timedelta(days=FOLDED_AGAIN_DAYS)
+    if again_from is not None:
+        recent = min(recent, _day_of(again_from))
     folded = SpendRollup.objects.filter(period=SpendRollup.Period.DAY).order_by("-starts_at")
     latest = folded.values_list("starts_at", flat=True).first()
     hours = SpendRollup.objects.filter(period=SpendRollup.Period.HOUR)
@@ -52,14 +57,14 @@ def _fold_day(*, day: datetime, now: datetime) -> int:
     )
     sums = hours.values(*GROUP_FIELDS).annotate(
         **{f"{name}_label": Max(name) for name in LABEL_FIELDS},
-        **{f"{name}_sum": Sum(name) for name in ROLLUP_SUMS},
+        **{f"{name}_sum": Sum(name) for name in FOLDED_SUMS},
     )
     rows = [_day_row(day=day, row=row, now=now) for row in sums.order_by(*GROUP_FIELDS)]
     SpendRollup.objects.bulk_create(
         rows,
         update_conflicts=True,
         unique_fields=["id"],
-        update_fields=[*LABEL_FIELDS, *ROLLUP_SUMS, "updated_at"],
+        update_fields=[*LABEL_FIELDS, *FOLDED_SUMS, "updated_at"],
     )
     return len(rows)
 
@@ -75,7 +80,7 @@ def _day_row(*, day: datetime, row: Mapping[str, Any], now: datetime) -> SpendRo
         updated_at=now,
         **group,
         **{name: row[f"{name}_label"] for name in LABEL_FIELDS},
-        **{name: int(row[f"{name}_sum"]) for name in ROLLUP_SUMS},
+        **{name: int(row[f"{name}_sum"]) for name in FOLDED_SUMS},
     )
 
 

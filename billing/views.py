@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import charts, reports
+from billing import capacity, charts, reports
 from billing.amounts import plain_usd_text
 from billing.periods import PERIODS, Period, PeriodError, period_of
 
@@ -35,6 +35,9 @@ DRILL_DOWN = {
     "model": "cluster",
     "cluster": "model",
 }
+# Where idle is known by row, and where a million tokens has one price worth comparing.
+GROUPS_WITH_IDLE = ("day", "hour", "model", "cluster")
+GROUPS_WITH_RATES = ("model", "cluster")
 ROWS_SHOWN_MAX = 200
 TEXT_CHARACTERS_MAX = 200
 HOURLY_CHART_SPAN_MAX = timedelta(days=2)
@@ -93,6 +96,7 @@ def show_usage(request: HttpRequest) -> HttpResponse:
         "group": question.group,
         "group_label": TABS.get(question.group, question.group.capitalize()),
         "totals": report.totals,
+        **_bill(question),
         "failed_percent": charts.percent_text(part=report.totals.failures, whole=report.totals.requests),
         "estimated_percent": charts.percent_text(part=report.totals.estimates, whole=report.totals.requests),
         "rows": [
@@ -119,11 +123,13 @@ def download_usage(request: HttpRequest) -> HttpResponse:
     name = f"usage-{question.group}-{period.from_at:%Y-%m-%d}-{period.last_date:%Y-%m-%d}.csv"
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     writer = csv.writer(response)
-    writer.writerow((question.group, "id", "belongs_to", *CSV_SUMS, "cost_usd"))
+    writer.writerow((question.group, "id", "belongs_to", *CSV_SUMS, *CSV_AMOUNTS, "charged_usd", "bill_usd"))
     for row in report.rows:
         texts = [neutral_cell(text) for text in (row.name, row.id, row.detail)]
         sums = [getattr(row, column) for column in CSV_SUMS]
-        writer.writerow((*texts, *sums, plain_usd_text(row.cost_nanousd)))
+        amounts = [getattr(row, name) for name in CSV_AMOUNTS.values()]
+        dollars = [plain_usd_text(amount) for amount in (row.cost_nanousd, row.bill_nanousd)]
+        writer.writerow((*texts, *sums, *amounts, *dollars))
     return response
 
 
@@ -134,10 +140,18 @@ CSV_SUMS = (
     "input_tokens",
     "cache_read_tokens",
     "output_tokens",
-    "metered_nanousd",
-    "amortised_nanousd",
-    "cost_nanousd",
 )
+# Columns of the CSV, and the fields they show.
+CSV_AMOUNTS = {
+    "charged_nanousd": "cost_nanousd",
+    "metered_nanousd": "metered_nanousd",
+    "amortised_nanousd": "amortised_nanousd",
+    "idle_nanousd": "idle_nanousd",
+    "bill_nanousd": "bill_nanousd",
+    "used_nanousd_per_mtok": "used_nanousd_per_mtok",
+    "loaded_nanousd_per_mtok": "loaded_nanousd_per_mtok",
+    "seed_nanousd_per_1k": "seed_nanousd_per_1k",
+}
 
 
 def neutral_cell(text: str) -> str:
@@ -217,6 +231,29 @@ def _table_row(row: reports.ReportRow, *, question: Question, totals: reports.Re
     }
 
 
+def _bill(question: Question) -> dict[str, Any]:
+    """What the page says of the owned clusters' part of the bill, and of the hours that are still open."""
+    only = question.only
+    # Idle is nobody's: a part of the keys, teams or models has a bill without it.
+    has_idle = not any((only.key_id, only.team, only.organisation, only.model))
+    period = question.period
+    running = capacity.running_hours(from_at=period.from_at, to_at=period.to_at, cluster=only.cluster)
+    group = question.group
+    return {
+        "has_idle": has_idle,
+        "running": running if has_idle else None,
+        "is_idle_column": has_idle and group in GROUPS_WITH_IDLE,
+        "is_rate_column": group in GROUPS_WITH_RATES,
+        "is_seed_column": group == "cluster",
+        # The lines of idle and of the bill put their one amount below the owned column.
+        "column_count_before_bill": 7,
+        "column_count_after_bill": 2
+        + (has_idle and group in GROUPS_WITH_IDLE)
+        + 2 * (group in GROUPS_WITH_RATES)
+        + (group == "cluster"),
+    }
+
+
 def _drawings(*, series: reports.Series, split: str, is_hourly: bool, now: datetime) -> dict[str, Any]:
     labels = [f"{moment:%H:%M}" if is_hourly else f"{moment:%d %b}" for moment in series.moments]
     by_moment = [sum(amounts) for amounts in zip(*series.values_nanousd, strict=True)]
@@ -227,7 +264,7 @@ def _drawings(*, series: reports.Series, split: str, is_hourly: bool, now: datet
             labels=labels,
             names=series.names,
             values_nanousd=series.values_nanousd,
-            title=f"Spend per {'hour' if is_hourly else 'day'} by {split}",
+            title=f"Charged per {'hour' if is_hourly else 'day'} by {split}",
         ),
         "bar_list": charts.bar_list(
             names=series.names, values_nanousd=[sum(amounts) for amounts in series.values_nanousd]

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from billing.models import SpendRollup, UsageRecord
+from billing.models import CapacityHour, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
 
 KEY_ID = UUID("00000000-0000-4000-8000-000000000001")
@@ -34,6 +34,25 @@ def make_rollup(**given) -> SpendRollup:
     } | {name: value for name, value in given.items() if name not in GROUP}
     row_id = rollup_id(**{**columns, "key_id": str(columns["key_id"])})
     return SpendRollup.objects.create(id=row_id, **columns, **others)
+
+
+def make_capacity(**given) -> CapacityHour:
+    """A closed hour of an own cluster, a fifth of it used."""
+    columns = {
+        "cluster": "gpu-a",
+        "starts_at": datetime(2026, 11, 20, 9, tzinfo=UTC),
+        "cost_nanousd": 1_000,
+        "capacity_tokens": 36_000,
+        "used_tokens": 7_200,
+        "used_nanousd": 200,
+        "idle_nanousd": 800,
+        "sample_count": 60,
+        "is_closed": True,
+        "updated_at": NOW,
+        **given,
+    }
+    row_id = f"{columns['cluster']}:{columns['starts_at']:%Y-%m-%dT%H}"
+    return CapacityHour.objects.create(id=row_id, **columns)
 
 
 GROUP = {"period", "starts_at", "organisation", "team", "key_id", "model", "cluster"}

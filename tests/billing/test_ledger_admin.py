@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from billing import ledger_admin
 from billing.models import BudgetWindow, Reservation, UsageRecord
-from tests.billing.rows import KEY_ID, NOW, make_rollup, make_usage
+from tests.billing.rows import KEY_ID, NOW, make_capacity, make_rollup, make_usage
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -91,6 +91,7 @@ def test_nothing_in_the_ledger_can_be_changed(admin_client):
         "reservation": make_reservation(),
         "spendrollup": make_rollup(),
         "budgetwindow": make_window(),
+        "capacityhour": make_capacity(),
     }
     codes = {}
     for model, row in rows.items():
@@ -115,6 +116,7 @@ def test_nothing_in_the_ledger_can_be_changed(admin_client):
         ("reservation", make_reservation),
         ("spendrollup", lambda: make_rollup(model=str(uuid4()))),
         ("budgetwindow", make_window),
+        ("capacityhour", lambda: make_capacity(cluster=str(uuid4()))),
     ],
 )
 def test_lists_ask_as_many_queries_for_3_rows_as_for_1(admin_client, model, make):
@@ -126,6 +128,17 @@ def test_lists_ask_as_many_queries_for_3_rows_as_for_1(admin_client, model, make
         counts.append(len(queries))
 
     assert counts == [counts[0]] * 3
+
+
+def test_open_hour_is_shown_without_what_nobody_knows_yet(admin_client):
+    row = make_capacity(is_closed=False, used_nanousd=1_000, idle_nanousd=0)
+
+    pages = [
+        text_of(admin_client.get(f"/admin/billing/capacityhour/{path}"))
+        for path in ("", f"{row.pk.replace(':', '_3A')}/change/")
+    ]
+
+    assert [page.count("not known yet") for page in pages] == [2, 2]
 
 
 def test_long_lists_are_not_counted_to_their_end(admin_client, monkeypatch):

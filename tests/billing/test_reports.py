@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing import reports
-from billing.models import SpendRollup
+from billing.models import CapacityHour, SpendRollup
 from billing.reports import ReportError, ReportFilter, ReportRow
 from billing.rollups import fold_days
-from tests.billing.rows import KEY_ID, NOW, make_rollup
+from tests.billing.rows import KEY_ID, NOW, make_capacity, make_rollup
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -20,7 +20,7 @@ WEEK = {"from_at": DAY - timedelta(days=6), "to_at": DAY + timedelta(days=1)}
 
 
 def test_report_by_team_sums_and_sorts_dearest_first():
-    make_rollup(team="search", cost_nanousd=5, failures=1)
+    make_rollup(team="search", cost_nanousd=5, amortised_nanousd=2, failures=1)
     make_rollup(team="search", cluster="openai", cluster_kind="provider", cost_nanousd=3, estimates=1)
     make_rollup(team="ads", cost_nanousd=20)
     make_rollup(team="zoo", cost_nanousd=20)
@@ -44,9 +44,9 @@ def test_report_by_team_sums_and_sorts_dearest_first():
             output_tokens=10,
             cost_nanousd=8,
             metered_nanousd=3,
+            amortised_nanousd=2,
         ),
     )
-    assert report.rows[2].amortised_nanousd == 5
     assert report.totals == row(
         "Total",
         id="",
@@ -59,6 +59,7 @@ def test_report_by_team_sums_and_sorts_dearest_first():
         output_tokens=20,
         cost_nanousd=48,
         metered_nanousd=3,
+        amortised_nanousd=2,
     )
 
 
@@ -138,6 +139,84 @@ def test_report_reads_days_where_they_are_folded():
     assert report.totals.cost_nanousd == 10
 
 
+def test_report_by_cluster_has_its_idle_and_what_a_million_tokens_cost():
+    make_capacity()
+    make_capacity(starts_at=DAY + timedelta(hours=10), is_closed=False)
+    make_capacity(starts_at=DAY - timedelta(days=9))
+    make_capacity(cluster="gpu-z", used_nanousd=0, idle_nanousd=1_000, used_tokens=0)
+    make_rollup(cost_nanousd=50, amortised_nanousd=200, output_tokens=100)
+    make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=70, output_tokens=100)
+
+    report = reports.spend_report(group="cluster", **WEEK)
+
+    rows = [
+        (row.name, row.bill_nanousd, row.idle_nanousd, row.used_nanousd_per_mtok, row.loaded_nanousd_per_mtok)
+        for row in report.rows
+    ]
+    assert rows == [
+        ("openai", 70, 0, 700_000, 700_000),
+        ("gpu-a", 1_000, 800, 2_000_000, 10_000_000),
+        ("gpu-z", 1_000, 1_000, None, None),
+    ]
+    # 1,000 nano-USD an hour / (10 tokens/s x 3600) x 1.1 x 1000 = 30.6
+    assert [row.seed_nanousd_per_1k for row in report.rows] == [None, 31, 31]
+    totals = report.totals
+    assert (totals.cost_nanousd, totals.idle_nanousd, totals.bill_nanousd) == (120, 1_800, 2_070)
+
+
+def test_report_by_model_loads_each_with_its_share_of_the_idle():
+    make_capacity(cost_nanousd=101, used_nanousd=30, idle_nanousd=71)
+    make_capacity(cluster="gpu-z", used_nanousd=0, idle_nanousd=1_000)
+    make_rollup(model="a", amortised_nanousd=20, output_tokens=1_000)
+    make_rollup(model="b", amortised_nanousd=10, output_tokens=0)
+
+    report = reports.spend_report(group="model", **WEEK)
+
+    shares = {row.name: (row.idle_nanousd, row.loaded_nanousd_per_mtok) for row in report.rows}
+    assert shares == {"a": (47, 67_000), "b": (24, None)}
+    # Nobody used gpu-z at all: its idle is in the total alone.
+    assert report.totals.idle_nanousd == 1_071
+
+
+@pytest.mark.parametrize("group", ["day", "hour"])
+def test_report_by_time_has_moments_that_were_idle_alone(group):
+    make_capacity()
+    make_capacity(cluster="gpu-b")
+    make_capacity(starts_at=DAY - timedelta(days=1))
+    make_rollup(amortised_nanousd=200)
+
+    report = reports.spend_report(group=group, **WEEK)
+
+    rows = [(row.requests, row.amortised_nanousd, row.idle_nanousd) for row in report.rows]
+    assert rows == [(0, 0, 800), (1, 200, 1_600)]
+    assert report.totals.bill_nanousd == 2_600
+
+
+@given(only=st.sampled_from([None, ReportFilter(cluster="gpu-a")]), group=st.sampled_from(reports.GROUPS))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bill_is_the_rows_and_the_idle_whatever_is_asked(only, group):
+    SpendRollup.objects.all().delete()
+    CapacityHour.objects.all().delete()
+    make_capacity()
+    make_rollup(amortised_nanousd=200, cost_nanousd=9)
+    if only is None:
+        make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=70)
+
+    report = reports.spend_report(group=group, only=only, **WEEK)
+
+    rows = sum(row.metered_nanousd + row.amortised_nanousd for row in report.rows)
+    assert rows + report.totals.idle_nanousd == report.totals.bill_nanousd
+    assert report.totals.bill_nanousd == (1_070 if only is None else 1_000)
+
+
+def test_idle_is_no_part_of_a_key_team_or_model():
+    make_capacity()
+    make_rollup(amortised_nanousd=200)
+
+    for only in (ReportFilter(team="search"), ReportFilter(model="llama"), ReportFilter(cluster="other")):
+        assert reports.spend_report(group="cluster", only=only, **WEEK).totals.idle_nanousd == 0
+
+
 def test_daily_series_keeps_the_dearest_eight_and_sums_the_rest():
     for number in range(10):
         make_rollup(cluster=f"c{number}", cost_nanousd=100 - number)
@@ -181,12 +260,13 @@ def test_reports_refuse_what_they_cannot_make():
 
 
 @pytest.mark.parametrize("row_count", [1, 3])
-def test_reports_ask_two_queries(row_count, django_assert_num_queries):
+def test_reports_ask_few_queries(row_count, django_assert_num_queries):
     for number in range(row_count):
-        make_rollup(key_id=UUID(int=number), model=f"m{number}", cluster=f"c{number}")
+        make_rollup(key_id=UUID(int=number), model=f"m{number}", cluster=f"c{number}", amortised_nanousd=1)
+        make_capacity(cluster=f"c{number}")
 
-    for group in ("key", "day"):
-        with django_assert_num_queries(2, using=SpendRollup.objects.db):
+    for group, count in (("key", 3), ("day", 3), ("cluster", 3), ("model", 4)):
+        with django_assert_num_queries(count, using=SpendRollup.objects.db):
             reports.spend_report(group=group, **WEEK)
     with django_assert_num_queries(2, using=SpendRollup.objects.db):
         reports.daily_series(split="cluster", **WEEK)

@@ -6,9 +6,8 @@ from uuid import uuid4
 import pytest
 
 from billing import rollups, tasks
-from billing.ledger import ROLLUP_SUMS
 from billing.models import SpendRollup
-from billing.rollups import fold_days
+from billing.rollups import FOLDED_SUMS, fold_days
 from tests.billing.rows import KEY_ID, NOW, make_rollup
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -23,7 +22,7 @@ def days():
 
 def test_fold_days_sums_the_hours_of_each_group():
     other_key = uuid4()
-    make_rollup(starts_at=DAY, cost_nanousd=5, failures=1, estimates=1)
+    make_rollup(starts_at=DAY, cost_nanousd=5, failures=1, estimates=1, amortised_nanousd=3)
     make_rollup(starts_at=DAY + timedelta(hours=23), cost_nanousd=7, key_name="renamed", cluster_kind="own")
     make_rollup(starts_at=DAY, cluster="openai", cost_nanousd=11)
     make_rollup(starts_at=DAY, key_id=other_key, cost_nanousd=13)
@@ -32,7 +31,7 @@ def test_fold_days_sums_the_hours_of_each_group():
     row_count = fold_days(now=NOW)
 
     folded = SpendRollup.objects.get(period="day", starts_at=DAY, cluster="gpu-a", key_id=KEY_ID)
-    sums = {name: getattr(folded, name) for name in ROLLUP_SUMS}
+    sums = {name: getattr(folded, name) for name in FOLDED_SUMS}
     assert row_count == 4
     assert sums == {
         "requests": 2,
@@ -42,6 +41,7 @@ def test_fold_days_sums_the_hours_of_each_group():
         "cache_read_tokens": 8,
         "output_tokens": 10,
         "cost_nanousd": 12,
+        "amortised_nanousd": 3,
     }
     assert (folded.key_name, folded.cluster_kind, folded.updated_at) == ("renamed", "own", NOW)
     assert sum(cost for _, _, _, cost in days()) == 5 + 7 + 11 + 13 + 17
@@ -84,6 +84,18 @@ def test_fold_days_leaves_alone_what_was_folded_long_ago():
 
     assert row_count == 0
     assert [cost for *_, cost in days()] == [99, 98]
+
+
+def test_fold_days_looks_at_old_days_again_when_asked():
+    make_rollup(starts_at=DAY - timedelta(days=50), cost_nanousd=7)
+    make_rollup(starts_at=DAY)
+    fold_days(now=NOW)
+    SpendRollup.objects.filter(period="hour", cost_nanousd=7).update(amortised_nanousd=2)
+
+    row_count = fold_days(now=NOW, again_from=DAY - timedelta(days=50))
+
+    folded = SpendRollup.objects.get(period="day", cost_nanousd=7)
+    assert (row_count, folded.amortised_nanousd) == (2, 2)
 
 
 def test_fold_days_without_usage_writes_nothing():

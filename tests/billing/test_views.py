@@ -1,6 +1,7 @@
 """The usage page and its CSV."""
 
 import csv
+import re
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from uuid import UUID
@@ -12,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from billing import views
 from billing.models import SpendRollup
-from tests.billing.rows import KEY_ID, make_rollup
+from tests.billing.rows import KEY_ID, make_capacity, make_rollup
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -40,9 +41,8 @@ def test_usage_page_shows_sums_chart_and_table(admin_client):
     assert answer.status_code == 200
     for text in (
         "$2.00",
-        "$0.50 providers, $1.50 own clusters",
         "25.0%",
-        'aria-label="Spend per day by cluster"',
+        'aria-label="Charged per day by cluster"',
         "20 Nov · gpu-a: $1.50",
         "75.0%",
         "/usage/?period=custom&amp;from=2026-11-14&amp;to=2026-11-20&amp;group=model&amp;cluster=gpu-a",
@@ -52,12 +52,92 @@ def test_usage_page_shows_sums_chart_and_table(admin_client):
     assert "style=" not in page.partition("<main")[2]
 
 
+def cells(page, label):
+    """The texts of the table's row with this heading."""
+    body = page.partition('<table class="data-table">')[2]
+    row = next(row for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL) if label in row)
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]*>", "", cell).split()) for cell in found]
+
+
+def test_usage_page_shows_the_bill_of_clusters(admin_client):
+    make_capacity(cost_nanousd=10 * 10**9, used_nanousd=4 * 10**9, idle_nanousd=6 * 10**9)
+    make_rollup(cost_nanousd=10**9, amortised_nanousd=4 * 10**9, output_tokens=1_000_000)
+    make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=2 * 10**9, output_tokens=500_000)
+
+    page = admin_client.get(f"/usage/?{SPAN}&group=cluster").content.decode()
+
+    stats = dict(re.findall(r'stat-label">(.*?)<.*?stat-value"[^>]*>(.*?)<', page, re.DOTALL))
+    bill = ("Total bill", "Metered", "Owned (used)", "Idle", "Charged")
+    assert [stats[name] for name in bill] == ["$12.00", "$2.00", "$4.00", "$6.00", "$3.00"]
+    # Metered, owned, idle, per million used and loaded, the seed's per thousand, charged, share.
+    assert cells(page, "gpu-a")[7:] == [
+        "$0.00",
+        "$4.00",
+        "$6.00",
+        "$4.00",
+        "$10.00",
+        "$0.31",
+        "$1.00",
+        "33.3%",
+    ]
+    assert cells(page, "openai")[7:] == [
+        "$2.00",
+        "$0.00",
+        "$0.00",
+        "$4.00",
+        "$4.00",
+        "\u2013",
+        "$2.00",
+        "66.7%",
+    ]
+    assert cells(page, "that nobody used")[2] == "$6.00"
+    assert cells(page, "Total bill</th>")[2] == "$12.00"
+
+
+@pytest.mark.parametrize("group", ["day", "team", "key", "model", "cluster"])
+@pytest.mark.parametrize("filters", ["", "&team=search"])
+def test_usage_table_has_as_many_cells_in_each_row(admin_client, group, filters):
+    make_capacity()
+    make_rollup()
+
+    page = admin_client.get(f"/usage/?{SPAN}&group={group}{filters}").content.decode()
+
+    table = page.partition('<table class="data-table">')[2].partition("</table>")[0]
+    widths = set()
+    for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL):
+        tags = re.findall(r"<t[hd][^>]*>", row)
+        widths.add(sum(int((re.findall(r'colspan="(\d+)"', tag) or [1])[0]) for tag in tags))
+    assert len(widths) == 1
+
+
+def test_usage_page_says_what_is_not_closed_yet(admin_client):
+    make_capacity(is_closed=False, used_nanousd=1_000, idle_nanousd=0, cost_nanousd=1_000)
+    make_rollup()
+
+    page = admin_client.get("/usage/?from=2026-11-20&to=2026-11-20").content.decode()
+
+    assert "hours from 09:00 UTC are not closed yet: $0.000001 so far" in page
+    assert "They close at 10:05" in page
+
+
+def test_usage_page_of_a_team_has_no_idle(admin_client):
+    make_capacity()
+    make_rollup()
+
+    page = admin_client.get(f"/usage/?{SPAN}&group=cluster&team=search").content.decode()
+
+    assert "belongs to clusters, not to this part of the use" in page
+    assert "own clusters&#x27; hours that nobody used" not in page
+    assert "metered + owned + idle" not in page
+
+
 def test_usage_page_of_one_day_draws_hours(admin_client):
     make_rollup()
 
     page = admin_client.get("/usage/?from=2026-11-20&to=2026-11-20").content.decode()
 
-    assert "Spend per hour by cluster" in page
+    assert "Charged per hour by cluster" in page
     assert "09:00 · gpu-a: $0.000001" in page
 
 
@@ -120,7 +200,7 @@ def test_bad_question_gets_400_and_says_why(admin_client, path, query, message):
 
 
 def test_usage_csv_has_exact_amounts_and_no_formulas(admin_client):
-    make_rollup(key_name="=1+1", team="@ads", cost_nanousd=1_234_567_890)
+    make_rollup(key_name="=1+1", team="@ads", cost_nanousd=1_234_567_890, amortised_nanousd=5 * 10**8)
 
     answer = admin_client.get(f"/usage.csv?{SPAN}&group=key")
 
@@ -138,10 +218,16 @@ def test_usage_csv_has_exact_amounts_and_no_formulas(admin_client):
             "input_tokens": "10",
             "cache_read_tokens": "4",
             "output_tokens": "5",
+            "charged_nanousd": "1234567890",
             "metered_nanousd": "0",
-            "amortised_nanousd": "1234567890",
-            "cost_nanousd": "1234567890",
-            "cost_usd": "1.23456789",
+            "amortised_nanousd": "500000000",
+            "idle_nanousd": "0",
+            "bill_nanousd": "500000000",
+            "used_nanousd_per_mtok": "100000000000000",
+            "loaded_nanousd_per_mtok": "100000000000000",
+            "seed_nanousd_per_1k": "",
+            "charged_usd": "1.23456789",
+            "bill_usd": "0.5",
         }
     ]
 

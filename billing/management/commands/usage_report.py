@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import reports
+from billing import capacity, reports
 from billing.amounts import usd_text
 from billing.periods import PeriodError, period_of
 
@@ -16,9 +16,9 @@ GROUPS = ("key", "team", "model", "cluster", "day")
 
 class Command(BaseCommand):
     help = (
-        "Spend and tokens by key, team, model, cluster or day. Metered is what providers charge by the "
-        "token, amortised what own clusters cost at their internal rates. idle_nanousd, the part of the own "
-        "clusters' hours that no request used, is null: capacity is not accounted for yet."
+        "The bill and tokens by key, team, model, cluster or day. Metered is what providers charge by the "
+        "token, amortised what was used of the own clusters' paid hours, idle what nobody used of them: "
+        "together they are the total. An hour counts when it is closed, five minutes after its end."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -44,6 +44,12 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(_json(report=report, group=group)))
             return
         self._print(report=report, group=group)
+        running = capacity.running_hours(from_at=period.from_at, to_at=period.to_at)
+        if running is not None:
+            self.stdout.write(
+                f"Not in it: hours that close at {running.closes_at:%H:%M} UTC; so far they cost "
+                f"{usd_text(running.cost_nanousd)}, about {usd_text(running.idle_nanousd)} of it idle."
+            )
 
     def _print(self, *, report: reports.Report, group: str) -> None:
         width = max(len(row.name) for row in (*report.rows, report.totals))
@@ -56,6 +62,10 @@ class Command(BaseCommand):
                 f"{row.name:<{width}} {row.requests:>10,} {row.input_tokens:>14,} {row.output_tokens:>14,} "
                 f"{usd_text(row.metered_nanousd):>16} {usd_text(row.amortised_nanousd):>16}"
             )
+        totals = report.totals
+        self.stdout.write(
+            f"Idle: {usd_text(totals.idle_nanousd)}. Total bill: {usd_text(totals.bill_nanousd)}."
+        )
 
 
 def _json(*, report: reports.Report, group: str) -> dict[str, Any]:
@@ -73,4 +83,5 @@ def _json(*, report: reports.Report, group: str) -> dict[str, Any]:
             amortised_nanousd=row.amortised_nanousd,
         )
         rows.append(entry)
-    return {"rows": rows, "idle_nanousd": None, "total_nanousd": report.totals.cost_nanousd}
+    totals = report.totals
+    return {"rows": rows, "idle_nanousd": totals.idle_nanousd, "total_nanousd": totals.bill_nanousd}

@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 
 from billing import keys
 from billing.models import ApiKey, Budget, Price, SpendRollup, Team
-from tests.billing.rows import KEY_ID, make_rollup
+from tests.billing.rows import KEY_ID, make_capacity, make_rollup
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -97,7 +97,8 @@ def test_create_api_key_refuses_and_leaves_nothing_behind(arguments, message):
 
 
 def test_usage_report_json_splits_metered_from_amortised():
-    make_rollup(cost_nanousd=7)
+    make_capacity()
+    make_rollup(cost_nanousd=9, amortised_nanousd=200)
     make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=5)
 
     span = ("--from", "2026-11-01", "--to", "2026-11-20", "--json")
@@ -113,27 +114,48 @@ def test_usage_report_json_splits_metered_from_amortised():
                 "input_tokens": 20,
                 "output_tokens": 10,
                 "metered_nanousd": 5,
-                "amortised_nanousd": 7,
+                "amortised_nanousd": 200,
             }
         ],
-        "idle_nanousd": None,
-        "total_nanousd": 12,
+        "idle_nanousd": 800,
+        "total_nanousd": 1_005,
     }
     assert [
         (row["cluster"], row["metered_nanousd"], row["amortised_nanousd"]) for row in by_cluster["rows"]
     ] == [
-        ("gpu-a", 0, 7),
+        ("gpu-a", 0, 200),
         ("openai", 5, 0),
     ]
 
 
 def test_usage_report_prints_a_table():
-    make_rollup(cost_nanousd=7)
+    make_capacity()
+    make_capacity(cluster="gpu-b", is_closed=False)
+    make_rollup(cost_nanousd=7, amortised_nanousd=200)
 
     text = run("usage_report", "--group", "model", "--from", "2026-11-01", "--to", "2026-11-20")
 
-    assert [line.split()[0] for line in text.splitlines()] == ["model", "llama", "Total"]
-    assert "$0.000000007" in text
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["model", "llama", "Total"]
+    assert lines[1].split()[-2:] == ["$0.00", "$0.0000002"]
+    assert lines[3] == "Idle: $0.0000008. Total bill: $0.000001."
+    assert lines[4].startswith("Not in it: hours that close at 10:05 UTC; so far they cost $0.000001,")
+
+
+def test_fold_capacity_closes_hours_and_folds_their_days():
+    make_capacity(is_closed=False, used_nanousd=0, idle_nanousd=1_000)
+    make_rollup(output_tokens=7_200)
+
+    texts = [run("fold_capacity", "--from", "2026-11-01") for _ in range(2)]
+
+    assert texts == ["1 hours closed, 1 daily rows written.\n", "0 hours closed, 1 daily rows written.\n"]
+    folded = SpendRollup.objects.get(period="day")
+    assert folded.amortised_nanousd == 200
+
+
+def test_fold_capacity_refuses_a_bad_date():
+    with pytest.raises(CommandError, match="is not a date"):
+        run("fold_capacity", "--from", "then")
 
 
 def test_usage_report_refuses_a_bad_date():
