@@ -34,6 +34,7 @@ from billing.models import (
     Team,
     UsageRecord,
 )
+from billing.records import RecordError
 from billing.windows import window_of
 
 admin.site.register(UsageRecord, ledger_admin.UsageRecordAdmin)
@@ -86,7 +87,7 @@ class _ThroughTheDoor(admin.ModelAdmin):  # type: ignore[type-arg]  # generic on
     ) -> Any:
         try:
             return view(request, *args, **kwargs)
-        except (keys.KeyRecordError, prices.PriceRecordError) as error:
+        except (RecordError, prices.PriceRecordError) as error:
             self.message_user(request, str(error), messages.ERROR)
             return HttpResponseRedirect(request.path)
 

@@ -4,7 +4,18 @@ from typing import Any
 
 from django.conf import settings
 
-LEDGER_TABLES = frozenset({"budgetwindow", "reservation", "usagerecord", "spendrollup", "capacityhour"})
+LEDGER_TABLES = frozenset(
+    {
+        "budgetwindow",
+        "reservation",
+        "usagerecord",
+        "spendrollup",
+        "capacityhour",
+        "closingbalance",
+        "prunedperiod",
+        "idempotentrequest",
+    }
+)
 
 
 class LedgerRouter:

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
 
 from billing import ledger
-from billing.ledger import Batch, BudgetExceededError, Checkpoint, Hold, LedgerUnavailableError, Settlement
+from billing.entries import Batch, BudgetExceededError, Checkpoint, Hold, LedgerUnavailableError, Settlement
 
 logger = structlog.get_logger(__name__)
 

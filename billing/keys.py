@@ -1,23 +1,21 @@
-"""The one door for organisations, teams, API keys and budgets: their writers, and what gateways load."""
+"""The one door for organisations, teams and API keys: their writers and their checks."""
 
 import hashlib
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import ProtectedError, Q
-from django.db.models.functions import Now
+from django.db.models import ProtectedError
 
+from billing.budgets import check_budget
 from billing.models import ApiKey, Budget, Organisation, Team, UsageRecord
+from billing.records import RecordError, save_checked
 from billing.revision import bump_revision
-from billing.revision import get_revision as get_revision  # noqa: PLC0414 -- part of this door
-from billing.windows import is_timezone
-from routing.money import NANOUSD_MAX
 
 # tg_ + 8 visible characters + _ + 32 secret ones (190 random bits) + 6 of a checksum.
 KEY_START = "tg_"
@@ -28,14 +26,7 @@ BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 KEY_CHARACTERS = len(KEY_START) + PREFIX_CHARACTERS + 1 + SECRET_CHARACTERS + CHECKSUM_CHARACTERS
 
 ALLOWED_MODELS_MAX = 500
-# A key is remembered so long after its revocation that the refusal can say "revoked".
-REVOKED_KEPT = timedelta(days=30)
-
 KeyRecord = Organisation | Team | ApiKey | Budget
-
-
-class KeyRecordError(ValueError):
-    """An organisation, team, key or budget that cannot be written; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,33 +36,6 @@ class IssuedKey:
     id: UUID
     key: str = field(repr=False)
     prefix: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetView:
-    id: str
-    owner: str
-    limit_nanousd: int
-    window: str
-    timezone: str
-    is_hard: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
-    """The caller behind a key. `allowed_models` None: all of them; `budgets`: all that bind it."""
-
-    key_id: str
-    key_name: str
-    prefix: str
-    team: str
-    organisation: str
-    allowed_models: frozenset[str] | None
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    rpm_max: int | None
-    tpm_max: int | None
-    budgets: tuple[BudgetView, ...]
 
 
 # --- Writers. Each bumps the revision in its transaction.
@@ -88,7 +52,7 @@ def issue_key(
 ) -> IssuedKey:
     """Make a key for a team; only its digest is kept, so the caller must show the key now or never."""
     if not Team.objects.filter(id=team_id).exists():
-        raise KeyRecordError(f"there is no team {team_id}: make it first")
+        raise RecordError(f"there is no team {team_id}: make it first")
     issued_key = _random_key()
     prefix = issued_key[: len(KEY_START) + PREFIX_CHARACTERS]
     record = ApiKey(
@@ -111,7 +75,7 @@ def revoke_key(*, key_id: UUID, now: datetime) -> None:
         if ApiKey.objects.filter(id=key_id, revoked_at=None).update(revoked_at=now, updated_at=now) == 1:
             bump_revision()
         elif not ApiKey.objects.filter(id=key_id).exists():
-            raise KeyRecordError(f"there is no key {key_id}")
+            raise RecordError(f"there is no key {key_id}")
 
 
 def put_organisation(*, name: str) -> UUID:
@@ -134,67 +98,29 @@ def put_team(*, organisation_id: UUID, name: str) -> UUID:
             save_record(record=record)
             return record.id
         if found.organisation_id != organisation_id:
-            raise KeyRecordError(
+            raise RecordError(
                 f"the team {name!r} belongs to the organisation {found.organisation.name!r}: "
                 f"name that one, or give the team another name"
             )
         return found.id
 
 
-def put_budget(
-    *,
-    organisation_id: UUID | None = None,
-    team_id: UUID | None = None,
-    key_id: UUID | None = None,
-    limit_nanousd: int,
-    window: str,
-    is_hard: bool,
-    timezone: str = "UTC",
-) -> UUID:
-    """Limit what the owner (exactly one) spends in a window.
-
-    An owner has one hard and one soft budget per window: where it is there, its limit and zone change.
-    """
-    if [organisation_id, team_id, key_id].count(None) != 2:
-        raise KeyRecordError("a budget belongs to exactly one organisation, team or key")
-    owner = {"organisation_id": organisation_id, "team_id": team_id, "key_id": key_id}
-    with transaction.atomic():
-        found = Budget.objects.filter(**owner, window=window, is_hard=is_hard).order_by("id").first()
-        if found is None:
-            found = Budget(**owner, window=window, is_hard=is_hard)
-        elif (found.limit_nanousd, found.timezone) == (limit_nanousd, timezone):
-            return found.id
-        found.limit_nanousd, found.timezone = limit_nanousd, timezone
-        save_record(record=found)
-        return found.id
-
-
 def save_record(*, record: KeyRecord) -> None:
-    """Check and save a row, new or changed; raises KeyRecordError with what is wrong with it."""
-    if isinstance(record, ApiKey):
-        _check_key(record)
-    if isinstance(record, Budget):
-        _check_budget(record)
-    with transaction.atomic():
-        try:
-            record.full_clean()
-        except ValidationError as error:
-            raise KeyRecordError("; ".join(_messages(error))) from error
-        record.save()
-        bump_revision()
+    """Check and save a row, new or changed; raises RecordError with what is wrong with it."""
+    save_checked(record=record, check=_CHECKS.get(type(record)))
 
 
 def delete_records(*, records: Sequence[KeyRecord]) -> None:
     """Delete rows, all or none. What the ledger knows stays: its keys are revoked instead."""
     for record in records:
         if has_spent(record=record):
-            raise KeyRecordError(f"{record} is in the ledger and cannot be deleted: revoke its keys instead")
+            raise RecordError(f"{record} is in the ledger and cannot be deleted: revoke its keys instead")
     with transaction.atomic():
         for record in records:
             try:
                 record.delete()
             except ProtectedError as error:
-                raise KeyRecordError(f"{record} still owns teams or keys: delete those first") from error
+                raise RecordError(f"{record} still owns teams or keys: delete those first") from error
         bump_revision()
 
 
@@ -217,22 +143,6 @@ def has_spent(*, record: KeyRecord) -> bool:
 def find_team(*, name: str) -> tuple[UUID, UUID] | None:
     """The ids of the team of that name and of its organisation, or None."""
     return Team.objects.filter(name=name).values_list("id", "organisation_id").first()
-
-
-def load_principals() -> Mapping[bytes, Principal]:
-    """Every key by the digest of its secret, revoked and expired ones included; two queries.
-
-    Only keys that were revoked more than 30 days ago are left out.
-    """
-    budgets: dict[UUID, list[BudgetView]] = {}
-    for budget in Budget.objects.select_related("organisation", "team", "key").order_by("id"):
-        owner = budget.organisation or budget.team or budget.key
-        assert owner is not None
-        budgets.setdefault(owner.id, []).append(_budget_view(budget=budget, owner=owner))
-    keys = ApiKey.objects.select_related("team__organisation").filter(
-        Q(revoked_at=None) | Q(revoked_at__gt=Now() - REVOKED_KEPT)
-    )
-    return {bytes.fromhex(key.digest): _principal(key=key, budgets=budgets) for key in keys}
 
 
 def digest_key(key: bytes) -> bytes:
@@ -269,58 +179,14 @@ def _checksum(body: str) -> str:
 def _check_key(record: ApiKey) -> None:
     models = record.allowed_models
     if not isinstance(models, list) or not all(isinstance(model, str) and model for model in models):
-        raise KeyRecordError('allowed models are a list of names such as ["gpt-4o-mini"]; empty: all')
+        raise RecordError('allowed models are a list of names such as ["gpt-4o-mini"]; empty: all')
     if len(models) > ALLOWED_MODELS_MAX:
-        raise KeyRecordError(f"a key names at most {ALLOWED_MODELS_MAX} models; leave the list empty for all")
+        raise RecordError(f"a key names at most {ALLOWED_MODELS_MAX} models; leave the list empty for all")
     for limit, unit in ((record.rpm_max, "requests"), (record.tpm_max, "tokens")):
         if limit is not None and limit < 1:
-            raise KeyRecordError(f"a limit of {limit} {unit} per minute lets nothing through: revoke the key")
+            raise RecordError(f"a limit of {limit} {unit} per minute lets nothing through: revoke the key")
     if record.expires_at is not None and record.expires_at.tzinfo is None:
-        raise KeyRecordError(f"the moment {record.expires_at} of expiry needs a time zone")
+        raise RecordError(f"the moment {record.expires_at} of expiry needs a time zone")
 
 
-def _check_budget(record: Budget) -> None:
-    if not is_timezone(record.timezone):
-        raise KeyRecordError(f"unknown time zone {record.timezone!r}: it is a name such as Europe/Berlin")
-    if not 0 <= record.limit_nanousd <= NANOUSD_MAX:
-        raise KeyRecordError(f"a limit of {record.limit_nanousd} nano-USD is not between 0 and {NANOUSD_MAX}")
-
-
-def _messages(error: ValidationError) -> list[str]:
-    if not hasattr(error, "error_dict"):
-        return list(error.messages)
-    return [f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()]
-
-
-def _budget_view(*, budget: Budget, owner: Organisation | Team | ApiKey) -> BudgetView:
-    return BudgetView(
-        id=str(budget.id),
-        owner=f'{_kind(owner)} "{owner.name}"',
-        limit_nanousd=budget.limit_nanousd,
-        window=budget.window,
-        timezone=budget.timezone,
-        is_hard=budget.is_hard,
-    )
-
-
-def _kind(owner: Organisation | Team | ApiKey) -> str:
-    if isinstance(owner, Organisation):
-        return "organisation"
-    return "team" if isinstance(owner, Team) else "key"
-
-
-def _principal(*, key: ApiKey, budgets: Mapping[UUID, Sequence[BudgetView]]) -> Principal:
-    owners = (key.team.organisation_id, key.team_id, key.id)
-    return Principal(
-        key_id=str(key.id),
-        key_name=key.name,
-        prefix=key.prefix,
-        team=key.team.name,
-        organisation=key.team.organisation.name,
-        allowed_models=frozenset(key.allowed_models) or None,
-        expires_at=key.expires_at,
-        revoked_at=key.revoked_at,
-        rpm_max=key.rpm_max,
-        tpm_max=key.tpm_max,
-        budgets=tuple(view for owner in owners for view in budgets.get(owner, ())),
-    )
+_CHECKS: Mapping[type[KeyRecord], Callable[[Any], None]] = {ApiKey: _check_key, Budget: check_budget}

@@ -111,6 +111,9 @@ def rate_from_price(price: Price) -> Rate:
         cache_write_5m_microusd_per_mtok=_filled(price.cache_write_5m_microusd_per_mtok, per_input),
         cache_write_1h_microusd_per_mtok=_filled(price.cache_write_1h_microusd_per_mtok, per_input),
         reasoning_microusd_per_mtok=_filled(price.reasoning_microusd_per_mtok, per_output),
+        audio_input_microusd_per_mtok=_filled(price.audio_input_microusd_per_mtok, per_input),
+        audio_output_microusd_per_mtok=_filled(price.audio_output_microusd_per_mtok, per_output),
+        image_input_microusd_per_mtok=_filled(price.image_input_microusd_per_mtok, per_input),
         source=price.source,
     )
 

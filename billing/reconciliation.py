@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from billing import ledger
-from billing.ledger import ROLLUP_SUMS, Batch, Hold, Settlement
+from billing.entries import Batch, Hold, Settlement
 from billing.models import BudgetWindow, CapacityHour, Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
+from billing.settlements import ROLLUP_SUMS
 from routing.cost import cost_nanousd
 from routing.types import Rate, Usage
 
@@ -230,10 +231,14 @@ def _rollup_sums(record: UsageRecord) -> dict[str, int]:
         "input_tokens": record.input_fresh_tokens
         + cached
         + record.cache_write_5m_tokens
-        + record.cache_write_1h_tokens,
+        + record.cache_write_1h_tokens
+        + record.input_audio_tokens
+        + record.input_image_tokens,
         "cache_read_tokens": cached,
         "output_tokens": record.output_text_tokens + record.reasoning_tokens + record.audio_tokens,
         "cost_nanousd": record.cost_nanousd,
+        "reported_cost_nanousd": record.reported_cost_nanousd or 0,
+        "compared_cost_nanousd": 0 if record.reported_cost_nanousd is None else record.cost_nanousd,
     }
 
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from django.db.models import Max, Q, QuerySet, Sum
 
-from billing.ledger import ROLLUP_SUMS
 from billing.models import CapacityHour, SpendRollup
+from billing.settlements import ROLLUP_SUMS
 from routing.capacity import nanousd_per_mtok, seed_nanousd_per_1k, shares
 
 GROUPS = ("day", "hour", "key", "team", "organisation", "model", "cluster")
@@ -70,6 +70,8 @@ class ReportRow:
     cache_read_tokens: int = 0
     output_tokens: int = 0
     cost_nanousd: int = 0
+    reported_cost_nanousd: int = 0
+    compared_cost_nanousd: int = 0
     metered_nanousd: int = 0
     amortised_nanousd: int = 0
     idle_nanousd: int = 0

@@ -6,9 +6,10 @@ from typing import Any
 
 from django.db.models import Max, Sum
 
-from billing.ledger import ROLLUP_SUMS, ledger_transaction
+from billing.ledger import ledger_transaction
 from billing.models import SpendRollup
 from billing.rollup_key import rollup_id
+from billing.settlements import ROLLUP_SUMS
 
 # An hour may still grow after its day is over (a long answer, a reconciled attempt): so many days back
 # are folded again each time.
@@ -17,7 +18,7 @@ FOLDED_AGAIN_DAYS = 3
 DAYS_PER_RUN_MAX = 100
 
 GROUP_FIELDS = ("organisation", "team", "key_id", "model", "cluster")
-LABEL_FIELDS = ("key_name", "cluster_kind")
+LABEL_FIELDS = ("key_name", "cluster_kind", "provider")
 # The ledger fills its sums with each request, billing.capacity the amortised part when the hour is over.
 FOLDED_SUMS = (*ROLLUP_SUMS, "amortised_nanousd")
 

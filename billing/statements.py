@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import orjson
 from django.db import models
@@ -63,3 +64,7 @@ def _hex(value: Any) -> str:
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
+
+
+def uuid_of(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(hex=value)

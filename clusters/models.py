@@ -71,6 +71,11 @@ class Cluster(models.Model):
         blank=True,
         help_text="At full batch. Empty: what the prober measures, else the seed's assumption.",
     )
+    replica_count = models.PositiveIntegerField(
+        "replicas",
+        default=1,
+        help_text="Of an autoscaled cluster: how many run now; each costs the hour's price.",
+    )
     in_flight_max = models.PositiveIntegerField(default=64, validators=[MinValueValidator(1)])
     default_model = models.CharField(max_length=200, blank=True)
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
@@ -103,6 +108,30 @@ class Cluster(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+
+class HourlyCost(models.Model):
+    """What a cluster's replica costs per hour from a moment on: spot prices and contracts that change."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="hourly_costs")
+    effective_at = models.DateTimeField()
+    cost_per_hour_nanousd = models.BigIntegerField(
+        "cost per hour (nano-USD)", validators=[MinValueValidator(0)]
+    )
+    source = models.CharField(max_length=100, default="manual")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["cluster", "effective_at"], name="hourly_cost_once_per_moment"),
+            models.CheckConstraint(
+                condition=Q(cost_per_hour_nanousd__gte=0), name="hourly_cost_not_negative"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"hourly cost ({self.id})"
 
 
 class ClusterSecret(models.Model):

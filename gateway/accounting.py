@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from billing.keys import BudgetView, Principal
-from billing.ledger import Hold, Settlement, WindowClaim
+from billing.budgets import BudgetView
+from billing.entries import Hold, Settlement, WindowClaim
+from billing.principals import Principal
 from billing.windows import WindowSpan, window_of
 from gateway.completion import CompletionRequest
 from routing.cost import cost_nanousd, hold_nanousd
@@ -130,7 +131,8 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
 
 
 def rate_record(rate: Rate) -> dict[str, Any]:
-    return {name: getattr(rate, name) for name in Rate.__slots__}
+    """The rate that the attempt is charged at: of its tier alone, not the whole price list."""
+    return {name: getattr(rate, name) for name in Rate.__slots__ if name not in ("tiers", "service_tiers")}
 
 
 def decision_record(decision: Decision, *, chosen: Candidate) -> Mapping[str, Any]:

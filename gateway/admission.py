@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from billing.keys import Principal
+from billing.principals import Principal
 from gateway.completion import CompletionRequest
 from gateway.errors import (
     DrainingError,

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.openapi.schema import OpenAPISchema
 
-from billing.keys import Principal
+from billing.principals import Principal
 from gateway.admission import check_model
 from gateway.authentication import authenticate
 from gateway.lifespan import Gateway, wall_clock

@@ -6,8 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from billing.entries import Hold
 from billing.group_commit import GroupCommit
-from billing.ledger import Hold
 from gateway.accounting import OutputBound
 from gateway.completion import CompletionRequest
 from gateway.errors import UpstreamError, UpstreamInvalidError, UpstreamTooLargeError

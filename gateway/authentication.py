@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from billing.keys import Principal
+from billing.principals import Principal
 from gateway.errors import InvalidApiKeyError
 
 WHERE_TO_GET = "Keys are issued in Admin > Keys, or by `manage.py create_api_key`."

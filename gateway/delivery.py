@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from billing.entries import Settlement
 from billing.group_commit import GroupCommit
-from billing.ledger import Settlement
 from gateway.accounting import NOTHING_USED, settlement_of
 from gateway.attempt import Attempt, Reader
 from gateway.errors import DrainingError, GatewayError, UpstreamTimeoutError

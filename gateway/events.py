@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from billing.ledger import Settlement
+from billing.entries import Settlement
 from gateway import metrics
 from gateway.attempt import Attempt
 from gateway.upstream import UpstreamFailure

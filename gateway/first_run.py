@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.contrib.auth import get_user_model
 
-from billing import keys
+from billing import keys, principals
 
 ADMIN_USERNAME = "admin"
 # No 0 or o, 1, i or l: the password may be typed from a screen. 31^20 is 99 bits.
@@ -53,7 +53,7 @@ def _put_admin(password: str) -> str | None:
 
 
 def _put_first_key() -> str | None:
-    if keys.load_principals():
+    if principals.load_principals():
         return None
     organisation_id = keys.put_organisation(name="Demo")
     team_id = keys.put_team(organisation_id=organisation_id, name="demo")

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import connections
 
-from billing import keys, prices
-from billing.keys import Principal
+from billing import prices, principals
 from billing.prices import RateTable
+from billing.principals import Principal
 from clusters import snapshots
 from clusters.signing import Signer, TlsIdentity
 from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView
@@ -207,7 +207,7 @@ def load_snapshot(*, now: datetime) -> FleetSnapshot:
     """
     for _ in range(READINGS_MAX - 1):
         snapshot = _read_once(now=now)
-        if (snapshots.get_revision(), keys.get_revision()) == (
+        if (snapshots.get_revision(), principals.get_revision()) == (
             snapshot.inventory_revision,
             snapshot.billing_revision,
         ):
@@ -216,10 +216,10 @@ def load_snapshot(*, now: datetime) -> FleetSnapshot:
 
 
 def _read_once(*, now: datetime) -> FleetSnapshot:
-    billing_revision = keys.get_revision()
+    billing_revision = principals.get_revision()
     return build_snapshot(
         inventory=snapshots.load_inventory(),
-        principals=keys.load_principals(),
+        principals=principals.load_principals(),
         rates=prices.load_rates(now=now),
         billing_revision=billing_revision,
         now=now,
@@ -280,7 +280,7 @@ class FleetKeeper:
         current = self.snapshot
         is_current = (
             snapshots.get_revision() == current.inventory_revision
-            and keys.get_revision() == current.billing_revision
+            and principals.get_revision() == current.billing_revision
             and (current.expires_at is None or now < current.expires_at)
         )
         if is_current:

@@ -14,9 +14,9 @@ from uuid import UUID
 
 import structlog
 
+from billing.entries import BudgetExceededError, LedgerUnavailableError, Settlement, WindowClaim
 from billing.group_commit import GroupCommit
-from billing.keys import Principal
-from billing.ledger import BudgetExceededError, LedgerUnavailableError, Settlement, WindowClaim
+from billing.principals import Principal
 from gateway import metrics
 from gateway.accounting import WindowCalendar, new_hold, output_bound
 from gateway.admission import Admission, Ticket

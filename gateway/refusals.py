@@ -1,6 +1,6 @@
 """Words of the refusals that routing and the ledger cause: what was wrong, and what to do."""
 
-from billing.ledger import BudgetExceededError
+from billing.entries import BudgetExceededError
 from gateway.errors import (
     ContextLengthError,
     GatewayError,

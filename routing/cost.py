@@ -19,7 +19,10 @@ def cost_nanousd(*, usage: Usage, rate: Rate) -> int:
         + usage.cache_read_tokens * rate.cache_read_microusd_per_mtok
         + usage.cache_write_5m_tokens * rate.cache_write_5m_microusd_per_mtok
         + usage.cache_write_1h_tokens * rate.cache_write_1h_microusd_per_mtok
-        + (usage.output_text_tokens + usage.audio_tokens) * rate.output_microusd_per_mtok
+        + usage.input_audio_tokens * rate.audio_input_microusd_per_mtok
+        + usage.input_image_tokens * rate.image_input_microusd_per_mtok
+        + usage.output_text_tokens * rate.output_microusd_per_mtok
+        + usage.audio_tokens * rate.audio_output_microusd_per_mtok
         + usage.reasoning_tokens * rate.reasoning_microusd_per_mtok
     )
     return nanousd_from_picousd(picousd)
@@ -32,8 +35,14 @@ def hold_nanousd(*, input_tokens_max: int, output_tokens_max: int, rate: Rate) -
         rate.cache_read_microusd_per_mtok,
         rate.cache_write_5m_microusd_per_mtok,
         rate.cache_write_1h_microusd_per_mtok,
+        rate.audio_input_microusd_per_mtok,
+        rate.image_input_microusd_per_mtok,
     )
-    output_rate = max(rate.output_microusd_per_mtok, rate.reasoning_microusd_per_mtok)
+    output_rate = max(
+        rate.output_microusd_per_mtok,
+        rate.reasoning_microusd_per_mtok,
+        rate.audio_output_microusd_per_mtok,
+    )
     return nanousd_from_picousd(input_tokens_max * input_rate + output_tokens_max * output_rate)
 
 

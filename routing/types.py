@@ -14,11 +14,18 @@ class Rate:
     cache_write_5m_microusd_per_mtok: int
     cache_write_1h_microusd_per_mtok: int
     reasoning_microusd_per_mtok: int
+    audio_input_microusd_per_mtok: int
+    audio_output_microusd_per_mtok: int
+    image_input_microusd_per_mtok: int
     source: str
+    # Prices of the whole request from so many prompt tokens on: (tokens, rate), ascending, without tiers.
+    tiers: "tuple[tuple[int, Rate], ...]" = ()
+    # Rates of other service tiers by name, such as batch or flex.
+    service_tiers: "tuple[tuple[str, Rate], ...]" = ()
 
     @classmethod
     def flat(cls, *, input_microusd_per_mtok: int, output_microusd_per_mtok: int, source: str) -> "Rate":
-        """A rate without prices of its own for caching and reasoning: they cost as input and output do."""
+        """A rate without own prices for caching, reasoning and media: they cost as input and output do."""
         return cls(
             input_microusd_per_mtok=input_microusd_per_mtok,
             output_microusd_per_mtok=output_microusd_per_mtok,
@@ -26,6 +33,9 @@ class Rate:
             cache_write_5m_microusd_per_mtok=input_microusd_per_mtok,
             cache_write_1h_microusd_per_mtok=input_microusd_per_mtok,
             reasoning_microusd_per_mtok=output_microusd_per_mtok,
+            audio_input_microusd_per_mtok=input_microusd_per_mtok,
+            audio_output_microusd_per_mtok=output_microusd_per_mtok,
+            image_input_microusd_per_mtok=input_microusd_per_mtok,
             source=source,
         )
 
@@ -40,7 +50,9 @@ class Usage:
     cache_write_1h_tokens: int = 0
     output_text_tokens: int = 0
     reasoning_tokens: int = 0
-    audio_tokens: int = 0
+    audio_tokens: int = 0  # of the answer
+    input_audio_tokens: int = 0
+    input_image_tokens: int = 0
     is_estimate: bool = False
 
     @property
@@ -51,6 +63,8 @@ class Usage:
             + self.cache_read_tokens
             + self.cache_write_5m_tokens
             + self.cache_write_1h_tokens
+            + self.input_audio_tokens
+            + self.input_image_tokens
         )
 
     @property

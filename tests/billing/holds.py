@@ -3,7 +3,7 @@
 import uuid
 from datetime import UTC, datetime
 
-from billing.ledger import Hold, Settlement, WindowClaim
+from billing.entries import Hold, Settlement, WindowClaim
 from routing.cost import cost_nanousd
 from routing.types import Rate, Usage
 

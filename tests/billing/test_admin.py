@@ -8,7 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from billing import keys
+from billing import budgets, keys, principals
 from billing.models import ApiKey, Budget, BudgetWindow, Organisation, Price, Team
 from billing.prices import put_price
 from billing.windows import window_of
@@ -79,14 +79,14 @@ def test_form_names_teams_and_leads_to_one_page_only(admin_client, team_id):
 def test_changing_a_key_keeps_team_and_secret(admin_client, team_id):
     issued = keys.issue_key(team_id=team_id, name="ci")
     other_id = keys.put_team(organisation_id=keys.put_organisation(name="acme"), name="ads")
-    before = keys.get_revision()
+    before = principals.get_revision()
 
     answer = admin_client.post(
         f"/admin/billing/apikey/{issued.id}/change/",
         key_form(other_id, name="renamed", allowed_models="x", digest="0" * 64, revoked_at="2020-01-01"),
     )
 
-    principal = keys.load_principals()[keys.digest_key(issued.key.encode())]
+    principal = principals.load_principals()[keys.digest_key(issued.key.encode())]
     assert answer.status_code == 302
     assert (principal.key_name, principal.team, principal.allowed_models, principal.revoked_at) == (
         "renamed",
@@ -94,7 +94,7 @@ def test_changing_a_key_keeps_team_and_secret(admin_client, team_id):
         frozenset({"x"}),
         None,
     )
-    assert keys.get_revision() == before + 1
+    assert principals.get_revision() == before + 1
 
 
 def test_key_list_says_state_and_limits_at_a_glance(admin_client, team_id):
@@ -145,11 +145,11 @@ def test_deleting_a_used_key_is_refused_with_a_reason(admin_client, team_id):
 
 def test_deleting_an_unused_key_deletes_it(admin_client, team_id):
     issued = keys.issue_key(team_id=team_id, name="ci")
-    before = keys.get_revision()
+    before = principals.get_revision()
 
     admin_client.post(f"/admin/billing/apikey/{issued.id}/delete/", {"post": "yes"})
 
-    assert (ApiKey.objects.count(), keys.get_revision()) == (0, before + 1)
+    assert (ApiKey.objects.count(), principals.get_revision()) == (0, before + 1)
 
 
 def test_organisations_and_teams_are_written_through_the_door(admin_client):
@@ -158,7 +158,7 @@ def test_organisations_and_teams_are_written_through_the_door(admin_client):
     admin_client.post("/admin/billing/team/add/", {"organisation": str(organisation.id), "name": "search"})
 
     assert Team.objects.get().organisation == organisation
-    assert keys.get_revision() == 2
+    assert principals.get_revision() == 2
 
 
 def budget_form(**changes):
@@ -201,7 +201,7 @@ def test_budget_form_refuses(admin_client, team_id, changes, message):
 
 
 def test_budget_list_shows_what_its_window_has_spent(admin_client, team_id):
-    budget_id = keys.put_budget(team_id=team_id, limit_nanousd=10 * 10**9, window="month", is_hard=True)
+    budget_id = budgets.put_budget(team_id=team_id, limit_nanousd=10 * 10**9, window="month", is_hard=True)
     span = window_of(window="month", timezone="UTC", now=now())
     BudgetWindow.objects.create(
         id=f"{budget_id}:{span.key}",
@@ -243,7 +243,7 @@ def test_price_is_entered_in_usd_per_million_tokens(admin_client):
         price.reasoning_microusd_per_mtok,
     ) == (150_000, 600_000, 18_750, None)
     assert LogEntry.objects.get().object_id == str(price.id)
-    assert keys.get_revision() == 1
+    assert principals.get_revision() == 1
 
 
 def test_same_price_again_is_refused_and_a_new_one_follows(admin_client):
@@ -298,7 +298,7 @@ def test_lists_ask_as_many_queries_for_3_rows_as_for_1(admin_client, model):
         organisation_id = keys.put_organisation(name=f"o{number}")
         team_id = keys.put_team(organisation_id=organisation_id, name=f"t{number}")
         issued = keys.issue_key(team_id=team_id, name=f"k{number}")
-        keys.put_budget(key_id=issued.id, limit_nanousd=1, window="day", is_hard=True)
+        budgets.put_budget(key_id=issued.id, limit_nanousd=1, window="day", is_hard=True)
         put_price(
             model=f"m{number}",
             input_microusd_per_mtok=1,

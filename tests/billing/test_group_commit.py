@@ -6,8 +6,8 @@ import pytest
 from django.db import OperationalError, connections
 
 from billing import ledger
+from billing.entries import BudgetExceededError, LedgerError, LedgerUnavailableError
 from billing.group_commit import GroupCommit
-from billing.ledger import BudgetExceededError, LedgerUnavailableError
 from billing.models import BudgetWindow, Reservation, UsageRecord
 from tests.billing.holds import NOW, new_claim, new_hold, new_settlement
 
@@ -156,4 +156,4 @@ async def test_checkpoint_waits_for_nobody_and_is_written(commits):
 
 
 def test_refusal_is_a_ledger_error():
-    assert issubclass(BudgetExceededError, ledger.LedgerError)
+    assert issubclass(BudgetExceededError, LedgerError)

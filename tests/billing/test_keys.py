@@ -9,8 +9,9 @@ from django.db.models.functions import Now
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import keys
+from billing import budgets, keys, principals
 from billing.models import ApiKey, Budget, Organisation, Team
+from billing.records import RecordError
 from tests.billing.rows import make_usage
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -66,7 +67,7 @@ def test_issue_key_refuses_what_cannot_work(team_id):
         ({"team_id": team_id, "name": "x", "rpm_max": 0}, "lets nothing through"),
         ({"team_id": team_id, "name": "x", "expires_at": datetime(2027, 1, 1)}, "needs a time zone"),  # noqa: DTZ001
     ]:
-        with pytest.raises(keys.KeyRecordError, match=message):
+        with pytest.raises(RecordError, match=message):
             keys.issue_key(**given_values)
 
     assert ApiKey.objects.count() == 0
@@ -82,7 +83,7 @@ def test_revoke_key_keeps_the_first_moment(team_id):
 
 
 def test_revoke_key_refuses_an_unknown_key():
-    with pytest.raises(keys.KeyRecordError, match="there is no key"):
+    with pytest.raises(RecordError, match="there is no key"):
         keys.revoke_key(key_id=uuid4(), now=NOW)
 
 
@@ -98,16 +99,16 @@ def test_put_organisation_and_team_find_what_is_there(organisation_id, team_id):
 def test_put_team_refuses_a_name_of_another_organisation(team_id):
     other_id = keys.put_organisation(name="umbrella")
 
-    with pytest.raises(keys.KeyRecordError, match="belongs to the organisation 'acme'"):
+    with pytest.raises(RecordError, match="belongs to the organisation 'acme'"):
         keys.put_team(organisation_id=other_id, name="search")
 
 
 def test_put_budget_changes_the_owners_budget_of_that_window(team_id):
-    first = keys.put_budget(team_id=team_id, limit_nanousd=5, window="month", is_hard=True)
-    same = keys.put_budget(
+    first = budgets.put_budget(team_id=team_id, limit_nanousd=5, window="month", is_hard=True)
+    same = budgets.put_budget(
         team_id=team_id, limit_nanousd=7, window="month", is_hard=True, timezone="Europe/Berlin"
     )
-    soft = keys.put_budget(team_id=team_id, limit_nanousd=5, window="month", is_hard=False)
+    soft = budgets.put_budget(team_id=team_id, limit_nanousd=5, window="month", is_hard=False)
 
     assert (same, soft == first) == (first, False)
     found = Budget.objects.filter(id=first).values_list("limit_nanousd", "timezone").get()
@@ -126,33 +127,33 @@ def test_put_budget_refuses_what_cannot_work(team_id, organisation_id):
         ({"limit_nanousd": -1}, "not between"),
         ({"limit_nanousd": 2**63}, "not between"),
     ]:
-        with pytest.raises(keys.KeyRecordError, match=message):
-            keys.put_budget(**{**good, **change})
+        with pytest.raises(RecordError, match=message):
+            budgets.put_budget(**{**good, **change})
 
     assert Budget.objects.count() == 0
 
 
 def test_every_write_bumps_the_revision_and_no_repetition_does(organisation_id, team_id):
-    counts = [keys.get_revision()]
+    counts = [principals.get_revision()]
     issued = keys.issue_key(team_id=team_id, name="ci")
-    counts.append(keys.get_revision())
+    counts.append(principals.get_revision())
     for _ in range(2):
         keys.revoke_key(key_id=issued.id, now=NOW)
-        counts.append(keys.get_revision())
+        counts.append(principals.get_revision())
     for _ in range(2):
-        keys.put_budget(team_id=team_id, limit_nanousd=5, window="day", is_hard=True)
-        counts.append(keys.get_revision())
+        budgets.put_budget(team_id=team_id, limit_nanousd=5, window="day", is_hard=True)
+        counts.append(principals.get_revision())
     keys.put_team(organisation_id=organisation_id, name="search")
-    counts.append(keys.get_revision())
+    counts.append(principals.get_revision())
     keys.delete_records(records=list(Budget.objects.all()))
-    counts.append(keys.get_revision())
+    counts.append(principals.get_revision())
 
     assert counts == [2, 3, 4, 4, 5, 5, 5, 6]
 
 
 def test_revision_is_zero_before_the_first_write(django_assert_num_queries):
     with django_assert_num_queries(1):
-        number = keys.get_revision()
+        number = principals.get_revision()
 
     assert number == 0
 
@@ -162,7 +163,7 @@ def test_delete_records_keeps_what_the_ledger_knows(team_id, organisation_id):
     make_usage(key_id=issued.id)
 
     for record in (ApiKey.objects.get(), Team.objects.get(), Organisation.objects.get()):
-        with pytest.raises(keys.KeyRecordError, match="revoke its keys instead"):
+        with pytest.raises(RecordError, match="revoke its keys instead"):
             keys.delete_records(records=[record])
 
     assert (ApiKey.objects.count(), Team.objects.count()) == (1, 1)
@@ -171,7 +172,7 @@ def test_delete_records_keeps_what_the_ledger_knows(team_id, organisation_id):
 def test_delete_records_deletes_what_was_never_used(team_id):
     keys.issue_key(team_id=team_id, name="ci")
 
-    with pytest.raises(keys.KeyRecordError, match="still owns teams or keys"):
+    with pytest.raises(RecordError, match="still owns teams or keys"):
         keys.delete_records(records=[Team.objects.get()])
     keys.delete_records(records=[ApiKey.objects.get()])
     keys.delete_records(records=[Team.objects.get()])
@@ -184,7 +185,7 @@ def test_load_principals_gives_the_whole_caller(organisation_id, team_id):
         team_id=team_id, name="ci", allowed_models=["a", "b"], expires_at=NOW, rpm_max=60, tpm_max=1000
     )
     budget_ids = [
-        keys.put_budget(**owner, limit_nanousd=limit, window="month", is_hard=True)
+        budgets.put_budget(**owner, limit_nanousd=limit, window="month", is_hard=True)
         for owner, limit in [
             ({"key_id": issued.id}, 1),
             ({"team_id": team_id}, 2),
@@ -192,10 +193,10 @@ def test_load_principals_gives_the_whole_caller(organisation_id, team_id):
         ]
     ]
 
-    principals = keys.load_principals()
+    loaded = principals.load_principals()
 
     def view(index, owner, limit):
-        return keys.BudgetView(
+        return budgets.BudgetView(
             id=str(budget_ids[index]),
             owner=owner,
             limit_nanousd=limit,
@@ -204,8 +205,8 @@ def test_load_principals_gives_the_whole_caller(organisation_id, team_id):
             is_hard=True,
         )
 
-    assert principals == {
-        keys.digest_key(issued.key.encode()): keys.Principal(
+    assert loaded == {
+        keys.digest_key(issued.key.encode()): principals.Principal(
             key_id=str(issued.id),
             key_name="ci",
             prefix=issued.prefix,
@@ -230,18 +231,18 @@ def test_load_principals_keeps_keys_revoked_lately_only(team_id):
     ApiKey.objects.filter(id=lately.id).update(revoked_at=Now() - timedelta(days=29))
     ApiKey.objects.filter(id=long_ago.id).update(revoked_at=Now() - timedelta(days=31))
 
-    principals = keys.load_principals()
+    loaded = principals.load_principals()
 
-    assert {principal.key_name for principal in principals.values()} == {"lately"}
+    assert {principal.key_name for principal in loaded.values()} == {"lately"}
 
 
 @pytest.mark.parametrize("key_count", [1, 3])
 def test_load_principals_asks_two_queries(team_id, key_count, django_assert_num_queries):
     for number in range(key_count):
         issued = keys.issue_key(team_id=team_id, name=f"key {number}")
-        keys.put_budget(key_id=issued.id, limit_nanousd=1, window="day", is_hard=True)
+        budgets.put_budget(key_id=issued.id, limit_nanousd=1, window="day", is_hard=True)
 
     with django_assert_num_queries(2):
-        principals = keys.load_principals()
+        loaded = principals.load_principals()
 
-    assert len(principals) == key_count
+    assert len(loaded) == key_count

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing import ledger
-from billing.ledger import Batch, BudgetExceededError, Checkpoint
+from billing.entries import Batch, BudgetExceededError, Checkpoint
 from billing.models import BudgetWindow, Reservation, SpendRollup, UsageRecord
 from billing.ownership import Owner
 from tests.billing.holds import KEY_ID, NOW, new_claim, new_hold, new_settlement

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from billing import keys
+from billing import budgets, keys
 from billing.models import BudgetWindow, Reservation
 from billing.overview import BudgetUse, count_in_doubt, load_close_budgets
 from billing.windows import window_of
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 
 
 def add_budget(*, spent=0, held=0, limit=1_000, at=NOW, **owner):
-    budget_id = keys.put_budget(limit_nanousd=limit, window="month", is_hard=True, **owner)
+    budget_id = budgets.put_budget(limit_nanousd=limit, window="month", is_hard=True, **owner)
     span = window_of(window="month", timezone="UTC", now=at)
     BudgetWindow.objects.create(
         id=f"{budget_id}:{span.key}",

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing import prices
-from billing.keys import get_revision
 from billing.models import Price
+from billing.revision import get_revision
 from routing.types import Rate
 
 pytestmark = pytest.mark.django_db
@@ -46,6 +46,9 @@ def test_zero_is_a_rate_of_its_own():
         cache_write_5m_microusd_per_mtok=150_000,
         cache_write_1h_microusd_per_mtok=7,
         reasoning_microusd_per_mtok=9,
+        audio_input_microusd_per_mtok=150_000,
+        audio_output_microusd_per_mtok=600_000,
+        image_input_microusd_per_mtok=150_000,
         source="manual",
     )
 

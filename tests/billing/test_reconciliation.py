@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.db.models import F
 
 from billing import ledger
-from billing.ledger import Batch, Checkpoint
+from billing.entries import Batch, Checkpoint
 from billing.models import BudgetWindow, Reservation, SpendRollup, UsageRecord
 from billing.reconciliation import DoubtfulAttempt, Drift, Reconciliation, reconcile, settle_in_doubt
 from tests.billing.holds import NOW, RATE, new_claim, new_hold, new_settlement

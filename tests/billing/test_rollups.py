@@ -41,6 +41,8 @@ def test_fold_days_sums_the_hours_of_each_group():
         "cache_read_tokens": 8,
         "output_tokens": 10,
         "cost_nanousd": 12,
+        "reported_cost_nanousd": 0,
+        "compared_cost_nanousd": 0,
         "amortised_nanousd": 3,
     }
     assert (folded.key_name, folded.cluster_kind, folded.updated_at) == ("renamed", "own", NOW)

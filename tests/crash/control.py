@@ -13,7 +13,7 @@ django.setup()
 from django.forms import model_to_dict  # noqa: E402 -- apps first
 
 from billing import ledger, ownership, reconciliation  # noqa: E402
-from billing.ledger import Batch, Hold  # noqa: E402
+from billing.entries import Batch, Hold  # noqa: E402
 from billing.models import Budget, Reservation, UsageRecord  # noqa: E402
 from routing.cost import cost_nanousd  # noqa: E402
 from routing.types import Rate  # noqa: E402

@@ -30,7 +30,8 @@ from django.db.migrations.loader import MigrationLoader  # noqa: E402
 from django.urls import get_resolver  # noqa: E402
 
 import gateway.asgi  # noqa: E402, F401
-from billing import group_commit, ledger  # noqa: E402
+from billing import group_commit, ledger, settlements  # noqa: E402
+from billing import holds as holds_module  # noqa: E402
 from billing.ownership import Owner  # noqa: E402
 from gateway.attempt import Reader  # noqa: E402
 from gateway.fleet import FleetKeeper  # noqa: E402
@@ -119,9 +120,9 @@ def arm_ledger(trap):
         trap.reach("failover.after_commit", is_met=fails_over(batch))
         trap.reach("checkpoint.after_commit", is_met=bool(batch.checkpoints))
 
-    def after_settlements(cursor, connection, settlements):
-        failed = [settlement for settlement in settlements if settlement.outcome == "failed"]
-        trap.reach("settle.in_transaction", is_met=bool(settlements) and not failed)
+    def after_settlements(cursor, connection, written):
+        failed = [settlement for settlement in written if settlement.outcome == "failed"]
+        trap.reach("settle.in_transaction", is_met=bool(written) and not failed)
         trap.reach("failover.in_transaction", is_met=bool(failed))
 
     def after_resolve(entries, result_of):
@@ -129,16 +130,16 @@ def arm_ledger(trap):
         trap.reach("settle.resolved", is_met=any(entry.settlement for entry in entries))
 
     wrap(ledger, "commit", before=before_commit, after=after_commit)
-    wrap(ledger, "_insert_holds", after=lambda *_: trap.reach("hold.in_transaction"))
+    wrap(holds_module, "_insert_holds", after=lambda *_: trap.reach("hold.in_transaction"))
     wrap(
-        ledger,
+        settlements,
         "_close_reservations",
         after=lambda cursor, connection, chosen, *, state: trap.reach("settle.closed", is_met=bool(chosen)),
     )
-    wrap(ledger, "_write_settlements", after=after_settlements)
+    wrap(settlements, "write_settlements", after=after_settlements)
     wrap(
-        ledger,
-        "_write_checkpoints",
+        holds_module,
+        "write_checkpoints",
         after=lambda cursor, connection, noted: trap.reach("checkpoint.in_transaction", is_met=bool(noted)),
     )
     wrap(group_commit, "_resolve", after=after_resolve)

@@ -7,7 +7,7 @@ import pytest
 from django.db import connections
 
 from billing import ledger
-from billing.ledger import Batch
+from billing.entries import Batch
 from billing.models import BudgetWindow
 from tests.billing.holds import new_claim, new_hold, new_settlement
 

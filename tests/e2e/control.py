@@ -22,6 +22,7 @@ from django.db import connections  # noqa: E402
 from django.forms import model_to_dict  # noqa: E402
 
 from billing import keys, prices  # noqa: E402
+from billing.budgets import put_budget  # noqa: E402
 from billing.models import (  # noqa: E402
     ApiKey,
     Budget,
@@ -104,7 +105,7 @@ def issue_key(*, name, team, budgets=(), expires_in_s=None, **limits):
         expires_at = now() + timedelta(seconds=expires_in_s)
     issued = keys.issue_key(team_id=team_id, name=name, expires_at=expires_at, **limits)
     for budget in budgets:
-        keys.put_budget(key_id=issued.id, **budget)
+        put_budget(key_id=issued.id, **budget)
     return {"id": issued.id, "key": issued.key, "name": name}
 
 

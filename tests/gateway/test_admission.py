@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing.keys import Principal
+from billing.principals import Principal
 from gateway.admission import Admission
 from gateway.errors import (
     DrainingError,

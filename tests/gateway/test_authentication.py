@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.keys import Principal
+from billing.principals import Principal
 from gateway.authentication import authenticate, bearer_token
 from gateway.errors import InvalidApiKeyError
 

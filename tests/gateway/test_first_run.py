@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 from django.contrib.auth import authenticate, get_user_model
 
-from billing import keys
+from billing import keys, principals
 from gateway import first_run
 from gateway.first_run import FirstRun
 
@@ -21,7 +21,7 @@ def test_first_start_makes_an_administrator_and_a_key(tmp_path):
     made = prepared(tmp_path)
 
     assert authenticate(username="admin", password=made.admin_password).is_superuser
-    principal = keys.load_principals()[keys.digest_key(made.api_key.encode())]
+    principal = principals.load_principals()[keys.digest_key(made.api_key.encode())]
     assert (principal.organisation, principal.team, principal.key_name) == ("Demo", "demo", "first key")
 
 
@@ -46,7 +46,7 @@ def test_second_start_makes_nothing_twice(tmp_path):
 
     assert again == FirstRun(admin_username="admin", admin_password=None, api_key=None)
     assert get_user_model().objects.count() == 1
-    assert len(keys.load_principals()) == 1
+    assert len(principals.load_principals()) == 1
     assert first_run.first_run_path(tmp_path).read_text() == notes
 
 

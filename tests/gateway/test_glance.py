@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from billing import keys
+from billing import budgets, keys
 from billing.models import BudgetWindow
 from billing.windows import window_of
 from clusters.inventory import save_record
@@ -108,7 +108,9 @@ def test_glance_says_nothing_against_a_disabled_cluster():
 
 def test_glance_tells_of_a_full_budget():
     acme = keys.put_organisation(name="acme")
-    budget_id = keys.put_budget(organisation_id=acme, limit_nanousd=2_000_000_000, window="day", is_hard=True)
+    budget_id = budgets.put_budget(
+        organisation_id=acme, limit_nanousd=2_000_000_000, window="day", is_hard=True
+    )
     span = window_of(window="day", timezone="UTC", now=NOW)
     BudgetWindow.objects.create(
         id=f"{budget_id}:{span.key}",

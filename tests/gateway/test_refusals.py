@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from billing.ledger import BudgetExceededError, WindowClaim
+from billing.entries import BudgetExceededError, WindowClaim
 from gateway.errors import (
     ContextLengthError,
     InsufficientQuotaError,

@@ -19,7 +19,7 @@ from routing.cost import (
 from routing.types import Rate, Usage
 from tests.routing.values import LIGHT, all_rates, deployment, usages
 
-# Seven different prices: a token in the wrong bucket shows.
+# Nine different prices: a token in the wrong bucket shows.
 RATE = Rate(
     input_microusd_per_mtok=1_000,
     output_microusd_per_mtok=20_000,
@@ -27,6 +27,9 @@ RATE = Rate(
     cache_write_5m_microusd_per_mtok=4_000_000,
     cache_write_1h_microusd_per_mtok=50_000_000,
     reasoning_microusd_per_mtok=600_000_000,
+    audio_input_microusd_per_mtok=7_000_000_000,
+    audio_output_microusd_per_mtok=80_000_000_000,
+    image_input_microusd_per_mtok=900_000_000_000,
     source="test",
 )
 
@@ -36,7 +39,9 @@ RATE = Rate(
     [
         ("input_fresh_tokens", 1),
         ("output_text_tokens", 20),
-        ("audio_tokens", 20),
+        ("audio_tokens", 80_000_000),
+        ("input_audio_tokens", 7_000_000),
+        ("input_image_tokens", 900_000_000),
         ("cache_read_tokens", 300),
         ("cache_write_5m_tokens", 4_000),
         ("cache_write_1h_tokens", 50_000),
@@ -71,7 +76,9 @@ def test_cost_is_exact_and_rounded_up_once(usage, rate):
         + usage.cache_write_5m_tokens * rate.cache_write_5m_microusd_per_mtok
         + usage.cache_write_1h_tokens * rate.cache_write_1h_microusd_per_mtok
         + usage.output_text_tokens * rate.output_microusd_per_mtok
-        + usage.audio_tokens * rate.output_microusd_per_mtok
+        + usage.audio_tokens * rate.audio_output_microusd_per_mtok
+        + usage.input_audio_tokens * rate.audio_input_microusd_per_mtok
+        + usage.input_image_tokens * rate.image_input_microusd_per_mtok
         + usage.reasoning_tokens * rate.reasoning_microusd_per_mtok,
         1000,
     )
@@ -95,9 +102,9 @@ def test_hold_is_above_the_cost_of_any_usage_within_its_bounds(usage, rate, spar
     assert held >= cost_nanousd(usage=usage, rate=rate)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Rate) if f.name != "source"])
+@pytest.mark.parametrize("name", [f.name for f in fields(Rate) if f.name.endswith("_mtok")])
 def test_hold_covers_the_dearest_bucket_whichever_it_is(name):
-    rates = {field.name: 1 for field in fields(Rate) if field.name != "source"}
+    rates = {field.name: 1 for field in fields(Rate) if field.name.endswith("_mtok")}
     rate = Rate(**{**rates, name: 1_000_000}, source="test")
 
     held = hold_nanousd(input_tokens_max=10, output_tokens_max=10, rate=rate)

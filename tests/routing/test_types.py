@@ -37,6 +37,9 @@ def test_rate_flat_prices_caching_as_input_and_reasoning_as_output():
         cache_write_5m_microusd_per_mtok=3,
         cache_write_1h_microusd_per_mtok=3,
         reasoning_microusd_per_mtok=5,
+        audio_input_microusd_per_mtok=3,
+        audio_output_microusd_per_mtok=5,
+        image_input_microusd_per_mtok=3,
         source="x",
     )
 

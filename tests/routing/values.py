@@ -83,6 +83,9 @@ all_rates = st.builds(
     cache_write_5m_microusd_per_mtok=rates,
     cache_write_1h_microusd_per_mtok=rates,
     reasoning_microusd_per_mtok=rates,
+    audio_input_microusd_per_mtok=rates,
+    audio_output_microusd_per_mtok=rates,
+    image_input_microusd_per_mtok=rates,
     source=st.just("test"),
 )
 tokens = st.integers(min_value=0, max_value=10**7)
@@ -95,4 +98,6 @@ usages = st.builds(
     output_text_tokens=tokens,
     reasoning_tokens=tokens,
     audio_tokens=tokens,
+    input_audio_tokens=tokens,
+    input_image_tokens=tokens,
 )

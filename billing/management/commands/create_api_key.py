@@ -9,8 +9,9 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from billing import keys
+from billing import budgets, keys
 from billing.amounts import AmountError, nanousd_from_usd
+from billing.records import RecordError
 
 DEFAULT_ORGANISATION = "default"
 
@@ -43,7 +44,7 @@ class Command(BaseCommand):
             raise CommandError(f"--{budget_options[0]} describes a budget: give --budget-usd too")
         try:
             issued = _create(options)
-        except (keys.KeyRecordError, AmountError) as error:
+        except (RecordError, AmountError) as error:
             raise CommandError(str(error)) from error
         if options["json"]:
             answer = {
@@ -71,7 +72,7 @@ def _create(options: dict[str, Any]) -> keys.IssuedKey:
         tpm_max=options["tpm"],
     )
     if options["budget_usd"] is not None:
-        keys.put_budget(
+        budgets.put_budget(
             key_id=issued.id,
             limit_nanousd=nanousd_from_usd(options["budget_usd"]),
             window=options["window"] or "month",

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from billing import keys
+from billing import budgets, keys, principals
 from billing.models import ApiKey, Budget, Price, SpendRollup, Team
 from tests.billing.rows import KEY_ID, make_capacity, make_rollup
 
@@ -40,9 +40,9 @@ def test_create_api_key_makes_all_that_is_missing():
 
     assert list(answer) == ["id", "key", "team", "name"]
     assert (answer["team"], answer["name"]) == ("search", "ci")
-    principal = keys.load_principals()[keys.digest_key(answer["key"].encode())]
+    principal = principals.load_principals()[keys.digest_key(answer["key"].encode())]
     budget = Budget.objects.get()
-    assert principal == keys.Principal(
+    assert principal == principals.Principal(
         key_id=answer["id"],
         key_name="ci",
         prefix=answer["key"][:11],
@@ -54,7 +54,7 @@ def test_create_api_key_makes_all_that_is_missing():
         rpm_max=60,
         tpm_max=1000,
         budgets=(
-            keys.BudgetView(
+            budgets.BudgetView(
                 id=str(budget.id),
                 owner='key "ci"',
                 limit_nanousd=12_500_000_000,
@@ -166,11 +166,11 @@ def test_usage_report_refuses_a_bad_date():
 def test_import_prices_twice_changes_nothing():
     arguments = ("import_prices", "--provider", "openai", "--models", "gpt-4o-mini", "gpt-3.5-turbo")
     first = run(*arguments)
-    revision = keys.get_revision()
+    revision = principals.get_revision()
     second = run(*arguments)
 
     assert (first, second) == ("2 prices written, 0 unchanged.\n", "0 prices written, 2 unchanged.\n")
-    assert keys.get_revision() == revision
+    assert principals.get_revision() == revision
     price = Price.objects.get(model="gpt-4o-mini")
     assert (price.input_microusd_per_mtok, price.cache_read_microusd_per_mtok) == (150_000, 75_000)
     assert price.source.startswith("genai-prices ")

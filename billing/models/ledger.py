@@ -1,148 +1,12 @@
-"""The tables of keys, prices, budgets and money. The ledger's own tables may live in a database apart."""
+"""The ledger's own tables, which may live in a database apart (billing.databases).
 
-import uuid
+They copy names and rates instead of pointing at the inventory: the ledger outlives it.
+"""
+
 from typing import ClassVar
 
-from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
-
-
-class Organisation(models.Model):
-    """Owns teams."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=100, unique=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.id})"
-
-
-class Team(models.Model):
-    """Owns keys."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    organisation = models.ForeignKey(Organisation, on_delete=models.PROTECT, related_name="teams")
-    name = models.CharField(max_length=100, unique=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.id})"
-
-
-class ApiKey(models.Model):
-    """A caller's key. Only its SHA-256 is kept: the key itself is shown once, when it is issued."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="keys")
-    name = models.CharField(max_length=100)
-    prefix = models.CharField(max_length=16, editable=False)
-    digest = models.CharField(max_length=64, unique=True, editable=False)
-    allowed_models = models.JSONField(
-        default=list, blank=True, help_text="Models this key may use; empty: all of them."
-    )
-    expires_at = models.DateTimeField(null=True, blank=True)
-    revoked_at = models.DateTimeField(null=True, blank=True)
-    rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
-    tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-    updated_at = models.DateTimeField(auto_now=True)
-
-    class Meta:
-        verbose_name = "API key"
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.prefix}… ({self.id})"
-
-
-class Budget(models.Model):
-    """A limit on spend in a window, for an organisation, a team or a key."""
-
-    class Window(models.TextChoices):
-        DAY = "day", "Day"
-        WEEK = "week", "Week"
-        MONTH = "month", "Month"
-        TOTAL = "total", "Total"
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    organisation = models.ForeignKey(Organisation, null=True, blank=True, on_delete=models.CASCADE)
-    team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE)
-    key = models.ForeignKey(ApiKey, null=True, blank=True, on_delete=models.CASCADE)
-    limit_nanousd = models.BigIntegerField("limit (nano-USD)", validators=[MinValueValidator(0)])
-    window = models.CharField(max_length=8, choices=Window.choices, default=Window.MONTH)
-    timezone = models.CharField(max_length=64, default="UTC")
-    is_hard = models.BooleanField(default=True, help_text="Hard: refuse. Soft: only report.")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        constraints: ClassVar = [
-            models.CheckConstraint(condition=Q(limit_nanousd__gte=0), name="budget_limit_not_negative"),
-            models.CheckConstraint(
-                condition=(
-                    Q(organisation__isnull=False, team__isnull=True, key__isnull=True)
-                    | Q(organisation__isnull=True, team__isnull=False, key__isnull=True)
-                    | Q(organisation__isnull=True, team__isnull=True, key__isnull=False)
-                ),
-                name="budget_has_one_owner",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.window} budget ({self.id})"
-
-
-class Price(models.Model):
-    """What a model costs from a day on, in micro-USD per million tokens. Never changed: a new row follows."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    model = models.CharField(max_length=200)
-    cluster_name = models.CharField(max_length=64, blank=True, help_text="Empty: wherever it is served.")
-    effective_at = models.DateTimeField()
-    input_microusd_per_mtok = models.BigIntegerField(validators=[MinValueValidator(0)])
-    output_microusd_per_mtok = models.BigIntegerField(validators=[MinValueValidator(0)])
-    cache_read_microusd_per_mtok = models.BigIntegerField(
-        null=True, blank=True, help_text="Empty: the input price.", validators=[MinValueValidator(0)]
-    )
-    cache_write_5m_microusd_per_mtok = models.BigIntegerField(
-        null=True, blank=True, help_text="Empty: the input price.", validators=[MinValueValidator(0)]
-    )
-    cache_write_1h_microusd_per_mtok = models.BigIntegerField(
-        null=True, blank=True, help_text="Empty: the input price.", validators=[MinValueValidator(0)]
-    )
-    reasoning_microusd_per_mtok = models.BigIntegerField(
-        null=True, blank=True, help_text="Empty: the output price.", validators=[MinValueValidator(0)]
-    )
-    source = models.CharField(max_length=100, default="manual")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["model", "cluster_name", "effective_at"], name="price_once_per_moment"
-            ),
-            models.CheckConstraint(
-                condition=Q(input_microusd_per_mtok__gte=0, output_microusd_per_mtok__gte=0),
-                name="price_not_negative",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"price of {self.model} ({self.id})"
-
-
-class Revision(models.Model):
-    """Counts the changes of keys, budgets and prices; gateways reload when it moved. One row."""
-
-    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
-    number = models.BigIntegerField(default=0)
-
-    def __str__(self) -> str:
-        return f"revision {self.number} ({self.id})"
-
-
-# --- The ledger's tables (billing.databases places them). They copy names and rates instead of
-# pointing at the inventory: the ledger outlives it.
 
 
 class BudgetWindow(models.Model):
@@ -232,12 +96,17 @@ class UsageRecord(models.Model):
     cache_write_1h_tokens = models.BigIntegerField(default=0)
     output_text_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
-    audio_tokens = models.BigIntegerField(default=0)
+    audio_tokens = models.BigIntegerField(default=0)  # of the answer
+    input_audio_tokens = models.BigIntegerField(default=0)
+    input_image_tokens = models.BigIntegerField(default=0)
     is_estimate = models.BooleanField()
     rate = models.JSONField()
     held_nanousd = models.BigIntegerField()
     cost_nanousd = models.BigIntegerField()
     variance_nanousd = models.BigIntegerField(default=0)
+    # What the upstream itself said that it charges; null: it said nothing.
+    reported_cost_nanousd = models.BigIntegerField(null=True)
+    service_tier = models.CharField(max_length=16, blank=True, default="")
     ttft_ms = models.PositiveIntegerField(null=True)
     duration_ms = models.PositiveIntegerField()
     decision = models.JSONField()
@@ -271,6 +140,7 @@ class SpendRollup(models.Model):
     model = models.CharField(max_length=200)
     cluster = models.CharField(max_length=64)
     cluster_kind = models.CharField(max_length=16)
+    provider = models.CharField(max_length=32, blank=True, default="")
     requests = models.BigIntegerField(default=0)
     failures = models.BigIntegerField(default=0)
     estimates = models.BigIntegerField(default=0)
@@ -278,6 +148,9 @@ class SpendRollup(models.Model):
     cache_read_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     cost_nanousd = models.BigIntegerField(default=0)
+    # What upstreams reported as their own cost, and what the same attempts cost by our prices.
+    reported_cost_nanousd = models.BigIntegerField(default=0)
+    compared_cost_nanousd = models.BigIntegerField(default=0)
     # The part of the own cluster's bill for the hour that these rows used; filled when the hour is over.
     amortised_nanousd = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField()
@@ -305,6 +178,10 @@ class CapacityHour(models.Model):
     idle_nanousd = models.BigIntegerField()
     sample_count = models.PositiveIntegerField(default=0)
     is_closed = models.BooleanField(default=False)
+    # While the hour is open: the cost per hour that the rest of it is committed to.
+    committed_nanousd_per_hour = models.BigIntegerField(default=0)
+    # Each sample's replicas added up: divided by sample_count it is how many ran on average.
+    replica_samples = models.PositiveBigIntegerField(default=0)
     updated_at = models.DateTimeField()
 
     class Meta:
@@ -321,3 +198,60 @@ class CapacityHour(models.Model):
 
     def __str__(self) -> str:
         return f"capacity {self.id}"
+
+
+class ClosingBalance(models.Model):
+    """What pruned rows added to a sum that stays, of a budget window or an hour; proofs count on it."""
+
+    class Kind(models.TextChoices):
+        WINDOW = "window", "Budget window"
+        HOUR = "hour", "Hour's rollup"
+
+    id = models.CharField(primary_key=True, max_length=80)  # kind + id of the row whose sum it is
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    row_id = models.CharField(max_length=64)
+    sums = models.JSONField()
+    updated_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"closing balance {self.id}"
+
+
+class PrunedPeriod(models.Model):
+    """One run of pruning: the attempts that were begun up to a moment are gone, and what they came to."""
+
+    id = models.BigAutoField(primary_key=True)
+    begun_before = models.DateTimeField()
+    attempts = models.BigIntegerField()
+    cost_nanousd = models.BigIntegerField()
+    pruned_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"pruned period {self.id}"
+
+
+class IdempotentRequest(models.Model):
+    """A request that named an Idempotency-Key: which attempt answers it, and the sealed answer for a day."""
+
+    class State(models.TextChoices):
+        RUNNING = "running", "Running"
+        DONE = "done", "Done"
+
+    id = models.CharField(primary_key=True, max_length=64)  # SHA-256 of the API key's id and the header
+    key_id = models.UUIDField()
+    request_id = models.CharField(max_length=64)
+    owner = models.UUIDField()
+    body_digest = models.CharField(max_length=64)
+    state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)
+    # Sealed by gateway.idempotency; null: still running, or too long to be kept.
+    answer = models.BinaryField(null=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(fields=["expires_at"], name="idempotent_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return f"idempotent request {self.id}"

@@ -1,0 +1,175 @@
+"""Writes settlements inside the ledger's transaction: step 3 of the protocol in billing.ledger."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from billing.entries import Settlement
+from billing.models import Reservation, SpendRollup, UsageRecord
+from billing.rollup_key import rollup_id
+from billing.statements import InsertStatement, chunks, converter, placeholders, uuid_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settled:
+    settlement: Settlement
+    windows: tuple[str, ...]
+    held_nanousd: int
+    charged_nanousd: int
+
+
+def write_settlements(cursor: Any, connection: Any, settlements: Sequence[Settlement]) -> None:
+    settled: list[_Settled] = []
+    for state in (Reservation.State.SETTLED, Reservation.State.VOID):
+        chosen = [s for s in settlements if s.is_void == (state == Reservation.State.VOID)]
+        settled += _close_reservations(cursor, connection, chosen, state=state.value)
+    if not settled:
+        return
+    suffix = "ON CONFLICT (attempt_id) DO NOTHING"
+    records = [_usage_row(one) for one in settled]
+    InsertStatement(UsageRecord, connection=connection, suffix=suffix).execute(cursor, records)
+    _move_to_spent(cursor, settled)
+    _add_to_rollups(cursor, connection, settled)
+
+
+def _close_reservations(
+    cursor: Any, connection: Any, settlements: Sequence[Settlement], *, state: str
+) -> list[_Settled]:
+    """Take open reservations to their end; only those that this call closed come back."""
+    by_id = {settlement.hold.attempt_id: settlement for settlement in settlements}
+    uuid_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
+    moment_value = connection.ops.adapt_datetimefield_value
+    closed: list[_Settled] = []
+    for chunk in chunks(list(by_id)):
+        sql = (
+            f"UPDATE billing_reservation SET state = %s, updated_at = %s "  # noqa: S608 -- constants only
+            f"WHERE attempt_id IN ({placeholders(len(chunk))}) AND state IN ('held', 'in_doubt') "
+            f"RETURNING attempt_id, held_nanousd, windows"
+        )
+        at = moment_value(by_id[chunk[0]].at)
+        cursor.execute(sql, [state, at, *map(uuid_value, chunk)])
+        for attempt_id, held, windows in cursor.fetchall():
+            settlement = by_id[uuid_of(attempt_id)]
+            cost = 0 if settlement.is_void else settlement.cost_nanousd
+            closed.append(
+                _Settled(
+                    settlement=settlement,
+                    windows=tuple(orjson.loads(windows) if isinstance(windows, str) else windows),
+                    held_nanousd=held,
+                    charged_nanousd=min(cost, held),
+                )
+            )
+    return closed
+
+
+def _usage_row(one: _Settled) -> dict[str, Any]:
+    settlement, usage = one.settlement, one.settlement.usage
+    cost = 0 if settlement.is_void else settlement.cost_nanousd
+    return {
+        **settlement.hold.attribution,
+        "key_id": UUID(settlement.hold.attribution["key_id"]),
+        "attempt_id": settlement.hold.attempt_id,
+        "request_id": settlement.hold.request_id,
+        "started_at": settlement.hold.at,
+        "settled_at": settlement.at,
+        "outcome": settlement.outcome,
+        "error_code": settlement.error_code,
+        "input_fresh_tokens": usage.input_fresh_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_5m_tokens": usage.cache_write_5m_tokens,
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
+        "output_text_tokens": usage.output_text_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "audio_tokens": usage.audio_tokens,
+        "input_audio_tokens": usage.input_audio_tokens,
+        "input_image_tokens": usage.input_image_tokens,
+        "is_estimate": usage.is_estimate,
+        "held_nanousd": one.held_nanousd,
+        "cost_nanousd": one.charged_nanousd,
+        "variance_nanousd": cost - one.charged_nanousd,
+        "reported_cost_nanousd": settlement.reported_cost_nanousd,
+        "service_tier": settlement.service_tier,
+        "ttft_ms": settlement.ttft_ms,
+        "duration_ms": settlement.duration_ms,
+    }
+
+
+def _move_to_spent(cursor: Any, settled: Sequence[_Settled]) -> None:
+    moves: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for one in settled:
+        for window_id in one.windows:
+            moves[window_id][0] += one.held_nanousd
+            moves[window_id][1] += one.charged_nanousd
+    sql = (
+        "UPDATE billing_budgetwindow SET held_nanousd = held_nanousd - %s, "
+        "spent_nanousd = spent_nanousd + %s WHERE id = %s"
+    )
+    for window_id in sorted(moves):
+        held, charged = moves[window_id]
+        cursor.execute(sql, (held, charged, window_id))
+        assert cursor.rowcount == 1, "a window outlives the holds that count against it"
+
+
+ROLLUP_SUMS = (
+    "requests",
+    "failures",
+    "estimates",
+    "input_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "cost_nanousd",
+    "reported_cost_nanousd",
+    "compared_cost_nanousd",
+)
+
+
+def _add_to_rollups(cursor: Any, connection: Any, settled: Sequence[_Settled]) -> None:
+    rows: dict[str, dict[str, Any]] = {}
+    for one in settled:
+        addition = _rollup_row(one)
+        row = rows.setdefault(addition["id"], addition)
+        if row is not addition:
+            for name in ROLLUP_SUMS:
+                row[name] += addition[name]
+    sums = ", ".join(f"{name} = billing_spendrollup.{name} + excluded.{name}" for name in ROLLUP_SUMS)
+    suffix = f"ON CONFLICT (id) DO UPDATE SET {sums}, updated_at = excluded.updated_at"
+    ordered = [rows[row_id] for row_id in sorted(rows)]
+    InsertStatement(SpendRollup, connection=connection, suffix=suffix).execute(cursor, ordered)
+
+
+def _rollup_row(one: _Settled) -> dict[str, Any]:
+    settlement, names = one.settlement, one.settlement.hold.attribution
+    starts_at = settlement.at.replace(minute=0, second=0, microsecond=0)
+    group = {
+        "period": SpendRollup.Period.HOUR.value,
+        "starts_at": starts_at,
+        "organisation": names["organisation"],
+        "team": names["team"],
+        "key_id": names["key_id"],
+        "model": names["model"],
+        "cluster": names["cluster"],
+    }
+    usage = settlement.usage
+    return {
+        **group,
+        "id": rollup_id(**group),
+        "key_id": UUID(names["key_id"]),
+        "key_name": names["key_name"],
+        "cluster_kind": names["cluster_kind"],
+        "provider": names["provider"],
+        "requests": 1,
+        "failures": int(settlement.outcome == UsageRecord.Outcome.FAILED),
+        "estimates": int(usage.is_estimate),
+        "input_tokens": usage.input_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_nanousd": one.charged_nanousd,
+        "reported_cost_nanousd": settlement.reported_cost_nanousd or 0,
+        "compared_cost_nanousd": 0 if settlement.reported_cost_nanousd is None else one.charged_nanousd,
+        "amortised_nanousd": 0,
+        "updated_at": settlement.at,
+    }
