@@ -1,8 +1,10 @@
 """Says which database holds which table: the ledger's own tables may live apart from the rest."""
 
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db import connections
 
 LEDGER_TABLES = frozenset(
     {
@@ -16,6 +18,13 @@ LEDGER_TABLES = frozenset(
         "idempotentrequest",
     }
 )
+
+
+def ledger_file() -> Path:
+    """The ledger's SQLite file. What processes lock lies beside it, so that all who share it meet there."""
+    connection = connections[settings.LEDGER_DATABASE]
+    assert connection.vendor == "sqlite"
+    return Path(connection.settings_dict["NAME"]).resolve()
 
 
 class LedgerRouter:

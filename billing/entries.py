@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from routing.types import Usage
+from routing.cost import affordable_output_tokens, hold_nanousd
+from routing.types import Rate, Usage
 
 
 class LedgerError(Exception):
@@ -16,10 +17,33 @@ class LedgerError(Exception):
 class BudgetExceededError(LedgerError):
     """A hard budget has no room for the hold."""
 
-    def __init__(self, *, claim: "WindowClaim", held_nanousd: int) -> None:
+    def __init__(
+        self,
+        *,
+        claim: "WindowClaim",
+        needed_nanousd: int,
+        spent_nanousd: int = 0,
+        held_nanousd: int = 0,
+        output_tokens_min: int | None = None,
+    ) -> None:
         super().__init__(f"budget of {claim.owner} is spent")
         self.claim = claim
-        self.needed_nanousd = held_nanousd
+        # What the budget has no room for: the hold, or the least that a clamped budget takes.
+        self.needed_nanousd = needed_nanousd
+        # Spent and held in the window when it refused, read in the transaction that did.
+        self.spent_nanousd = spent_nanousd
+        self.held_nanousd = held_nanousd
+        # Of a clamped budget: the shortest answer, per choice, that was tried.
+        self.output_tokens_min = output_tokens_min
+
+    @property
+    def used_nanousd(self) -> int:
+        return self.spent_nanousd + self.held_nanousd
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether there would be room if what runs now cost nothing: it may come free."""
+        return self.spent_nanousd + self.needed_nanousd <= self.claim.limit_nanousd
 
 
 class LedgerUnavailableError(LedgerError):
@@ -28,7 +52,11 @@ class LedgerUnavailableError(LedgerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowClaim:
-    """One budget's window that a hold counts against; `is_hard` says whether it may refuse."""
+    """One budget's window that a hold counts against; `is_hard` says whether it may refuse.
+
+    One that `is_clamped` lowers a hold to what is left. One that `is_crossing` takes a hold while anything
+    is left: who crosses the limit is the last.
+    """
 
     window_id: str
     budget_id: UUID
@@ -37,6 +65,45 @@ class WindowClaim:
     is_hard: bool
     starts_at: datetime
     ends_at: datetime | None
+    is_crossing: bool = False
+    is_clamped: bool = False
+    window: str = ""  # day | week | month | total
+    # While the limit is an override: its end.
+    override_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clamp:
+    """What an answer may cost by its length, where a budget may shorten it. Tokens are per choice."""
+
+    input_tokens_max: int
+    output_tokens_max: int
+    output_tokens_min: int
+    choice_count: int
+    rate: Rate
+    service_tier: str | None = None
+
+    def held_nanousd(self, *, output_tokens: int) -> int:
+        """The hold of an answer of so many tokens per choice."""
+        return hold_nanousd(
+            input_tokens_max=self.input_tokens_max,
+            output_tokens_max=output_tokens * self.choice_count,
+            rate=self.rate,
+            service_tier=self.service_tier,
+        )
+
+    def affordable_tokens(self, *, room_nanousd: int) -> int | None:
+        """The longest answer whose hold fits into the room; None: shorter than the shortest allowed."""
+        tokens = affordable_output_tokens(
+            room_nanousd=room_nanousd,
+            input_tokens_max=self.input_tokens_max,
+            output_tokens_max=self.output_tokens_max * self.choice_count,
+            rate=self.rate,
+            service_tier=self.service_tier,
+        )
+        if tokens is None or tokens // self.choice_count < self.output_tokens_min:
+            return None
+        return tokens // self.choice_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +118,10 @@ class Hold:
     # Columns of UsageRecord known before sending: names, rate, decision.
     attribution: Mapping[str, Any]
     at: datetime
+    # Given where a clamped budget may lower the hold.
+    clamp: Clamp | None = None
+    # What one lowered it to, in tokens per choice; None: the hold is as it was asked for.
+    clamped_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +150,10 @@ class Checkpoint:
     attempt_id: UUID
     output_tokens: int
     at: datetime
+
+
+# What became of a hold that was not taken as it was asked for.
+Verdict = Hold | BudgetExceededError
 
 
 @dataclass(slots=True, kw_only=True)

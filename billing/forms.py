@@ -6,8 +6,18 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from billing.amounts import AmountError, nanousd_from_usd, plain_rate_text, plain_usd_text, rate_from_usd
-from billing.models import ApiKey, Budget, Price
-from billing.windows import is_timezone
+from billing.models import ApiKey, Price
+from billing.price_book import RATE_NAMES
+from billing.price_conditions import (
+    CONTEXT_TOKENS_MAX,
+    MINUTES_PER_DAY,
+    PriceConditionError,
+    checked_condition,
+    minute_from_text,
+    time_text,
+)
+
+CONDITION_FIELDS = ("service_tier", "context_tokens_min", "daily_from_minute", "daily_to_minute")
 
 
 class UsdField(forms.Field):
@@ -44,6 +54,27 @@ class RateField(forms.Field):
             raise ValidationError(str(error)) from error
 
 
+class TimeOfDayField(forms.Field):
+    """A time of the day entered as HH:MM in UTC, a minute of the day in code."""
+
+    widget = forms.TextInput
+
+    def __init__(self, *, default_minute: int, **kwargs: Any) -> None:
+        super().__init__(required=False, initial=default_minute, **kwargs)
+        self._default_minute = default_minute
+
+    def prepare_value(self, value: Any) -> Any:
+        return time_text(value) if isinstance(value, int) else value
+
+    def to_python(self, value: Any) -> int:
+        if value in self.empty_values:
+            return self._default_minute
+        try:
+            return minute_from_text(str(value))
+        except PriceConditionError as error:
+            raise ValidationError(f"{error}.") from error
+
+
 class NamesField(forms.Field):
     """A list of names, entered one per line or with commas between them."""
 
@@ -70,33 +101,25 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for
         label="Tokens/min", required=False, min_value=1, max_value=2**31 - 1, help_text="Empty: no limit."
     )
 
+    concurrent_max = forms.IntegerField(
+        label="Requests at once",
+        required=False,
+        min_value=1,
+        max_value=2**31 - 1,
+        help_text="Empty: no limit.",
+    )
+
     class Meta:
         model = ApiKey
-        fields: ClassVar = ["team", "name", "allowed_models", "expires_at", "rpm_max", "tpm_max"]
-
-
-class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for mypy
-    limit_nanousd = UsdField(label="Limit (USD)", help_text="Such as 25 or 0.50.")
-
-    class Meta:
-        model = Budget
         fields: ClassVar = [
-            "organisation",
             "team",
-            "key",
-            "limit_nanousd",
-            "window",
-            "timezone",
-            "is_hard",
+            "name",
+            "allowed_models",
+            "expires_at",
+            "rpm_max",
+            "tpm_max",
+            "concurrent_max",
         ]
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        if [cleaned.get(name) for name in ("organisation", "team", "key")].count(None) != 2:
-            raise ValidationError("Choose exactly one owner: an organisation, a team or a key.")
-        if "timezone" in cleaned and not is_timezone(cleaned["timezone"]):
-            self.add_error("timezone", "This is no time zone: write a name such as Europe/Berlin.")
-        return cleaned
 
 
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for mypy
@@ -114,6 +137,30 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for 
     reasoning_microusd_per_mtok = RateField(
         label="Reasoning", required=False, help_text="Empty: the output price."
     )
+    audio_input_microusd_per_mtok = RateField(
+        label="Audio in the prompt", required=False, help_text="Empty: the input price."
+    )
+    audio_output_microusd_per_mtok = RateField(
+        label="Audio in the answer", required=False, help_text="Empty: the output price."
+    )
+    image_input_microusd_per_mtok = RateField(
+        label="Images in the prompt", required=False, help_text="Empty: the input price."
+    )
+    context_tokens_min = forms.IntegerField(
+        label="From prompt tokens",
+        required=False,
+        min_value=0,
+        max_value=CONTEXT_TOKENS_MAX,
+        help_text="Empty: every prompt. From this many tokens on the price holds for the whole request.",
+    )
+    daily_from_minute = TimeOfDayField(
+        label="Daily from (UTC)", default_minute=0, help_text="HH:MM, such as 16:30. Empty: all day."
+    )
+    daily_to_minute = TimeOfDayField(
+        label="Daily to (UTC)",
+        default_minute=MINUTES_PER_DAY,
+        help_text="HH:MM; earlier than from: past midnight. Empty: 24:00.",
+    )
 
     class Meta:
         model = Price
@@ -121,11 +168,25 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for 
             "model",
             "cluster_name",
             "effective_at",
-            "input_microusd_per_mtok",
-            "output_microusd_per_mtok",
-            "cache_read_microusd_per_mtok",
-            "cache_write_5m_microusd_per_mtok",
-            "cache_write_1h_microusd_per_mtok",
-            "reasoning_microusd_per_mtok",
+            *RATE_NAMES,
+            "service_tier",
+            "context_tokens_min",
+            "daily_from_minute",
+            "daily_to_minute",
             "source",
         ]
+
+    def clean_context_tokens_min(self) -> int:
+        return self.cleaned_data["context_tokens_min"] or 0
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        condition = {name: cleaned[name] for name in CONDITION_FIELDS if name in cleaned}
+        if len(condition) == len(CONDITION_FIELDS):
+            try:
+                checked = checked_condition(**condition)
+            except PriceConditionError as error:
+                raise ValidationError(f"{error}.") from error
+            # As the table has it: a window from midnight on is not the price for all day.
+            cleaned.update({name: getattr(checked, name) for name in CONDITION_FIELDS})
+        return cleaned

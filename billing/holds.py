@@ -1,40 +1,52 @@
 """Writes holds inside the ledger's transaction: steps 1 and 2 of the protocol in billing.ledger."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
-from django.db import transaction
-
-from billing.entries import Batch, BudgetExceededError, Checkpoint, Hold, WindowClaim
+from billing.entries import Batch, BudgetExceededError, Checkpoint, Clamp, Hold, Verdict, WindowClaim
 from billing.models import BudgetWindow, Reservation
-from billing.statements import InsertStatement, chunks, converter, placeholders, uuid_of
+from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
 
 
-def write_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, BudgetExceededError]:
+class _NoRoomError(Exception):
+    """Some hard window has no room for what was to be added to it."""
+
+
+def write_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
+    """Take the holds; give back those that a hard budget refused and those that a clamped one lowered.
+
+    The windows are locked by this transaction (`lock_windows`): what is read of them stays so.
+    """
     if not holds:
         return {}
     try:
-        # All at once behind one savepoint: the usual case, a statement per window.
-        with transaction.atomic(using=settings.LEDGER_DATABASE):
-            _insert_holds(cursor, connection, holds)
-            return {}
-    except BudgetExceededError:
-        pass
-    # Some window has no room for all of them: one by one, in order, so that each that fits passes.
-    refused: dict[UUID, BudgetExceededError] = {}
-    for hold in holds:
-        try:
-            with transaction.atomic(using=settings.LEDGER_DATABASE):
-                _insert_holds(cursor, connection, [hold])
-        except BudgetExceededError as error:
-            refused[hold.attempt_id] = error
-    return refused
+        # All at once behind one savepoint: the usual case. It is set by hand, in one round trip with the
+        # insert, and ends with the transaction.
+        return _insert_holds(cursor, connection, holds, [("SAVEPOINT all_holds", [])])
+    except _NoRoomError:
+        cursor.execute("ROLLBACK TO SAVEPOINT all_holds")
+    # Some window has no room for all of them: each in order takes what is left then, or is refused.
+    verdicts = _load_verdicts(cursor, connection, holds)
+    taken = [
+        hold for hold in (verdicts.get(hold.attempt_id, hold) for hold in holds) if isinstance(hold, Hold)
+    ]
+    if taken:
+        # By the same conditional UPDATE: under the lock there is the room that was read.
+        verdicts.update(_insert_holds(cursor, connection, taken, is_decided=True))
+    return verdicts
 
 
-def _insert_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> None:
+def _insert_holds(
+    cursor: Any,
+    connection: Any,
+    holds: Sequence[Hold],
+    before: Sequence[tuple[str, Sequence[Any]]] = (),
+    *,
+    is_decided: bool = False,
+) -> dict[UUID, Verdict]:
     rows = [
         {
             "attempt_id": hold.attempt_id,
@@ -51,32 +63,185 @@ def _insert_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> None:
         for hold in holds
     ]
     suffix = "ON CONFLICT (attempt_id) DO NOTHING RETURNING attempt_id"
-    inserted = InsertStatement(Reservation, connection=connection, suffix=suffix).execute(cursor, rows)
-    # A hold repeated under the same attempt id is there already and is not counted again.
-    new = {uuid_of(row[0]) for row in inserted}
+    new: set[UUID] = set()
+    for statement in InsertStatement(Reservation, connection=connection, suffix=suffix).statements(rows):
+        execute_all(cursor, connection, [*before, statement])
+        # A hold repeated under the same attempt id is there already and is not counted again.
+        new.update(uuid_of(row[0]) for row in cursor.fetchall())
+        before = ()
+    added = [hold for hold in holds if hold.attempt_id in new]
+    _add_to_windows(cursor, connection, added, is_decided=is_decided)
+    repeated = [hold for hold in holds if hold.attempt_id not in new and hold.clamp is not None]
+    return _as_taken_before(cursor, connection, repeated) if repeated else {}
+
+
+def _add_to_windows(cursor: Any, connection: Any, holds: Sequence[Hold], *, is_decided: bool) -> None:
     amounts: dict[str, int] = defaultdict(int)
     claims: dict[str, WindowClaim] = {}
+    latest: dict[str, int] = {}
     for hold in holds:
-        for claim in hold.claims if hold.attempt_id in new else ():
+        for claim in hold.claims:
             amounts[claim.window_id] += hold.held_nanousd
-            claims[claim.window_id] = claim
+            # While a limit changes two are known. All holds keep to the lower one; or it was decided on each
+            # by its own, and then the last one's counts.
+            known = claim if is_decided else claims.get(claim.window_id, claim)
+            claims[claim.window_id] = min(known, claim, key=_strictness)
+            latest[claim.window_id] = hold.held_nanousd
     # In id order, so that two processes never lock two windows crosswise.
-    for window_id in sorted(amounts):
-        claim, amount = claims[window_id], amounts[window_id]
-        sql = "UPDATE billing_budgetwindow SET held_nanousd = held_nanousd + %s WHERE id = %s"
-        values: tuple[Any, ...] = (amount, window_id)
-        if claim.is_hard:
-            sql += " AND spent_nanousd + held_nanousd + %s <= %s"
-            values = (*values, amount, claim.limit_nanousd)
-        cursor.execute(sql, values)
-        if cursor.rowcount != 1:
-            raise BudgetExceededError(claim=claim, held_nanousd=amount)
+    statements = [
+        _addition(claims[window_id], amount=amounts[window_id], latest=latest[window_id])
+        for window_id in sorted(amounts)
+    ]
+    if execute_all(cursor, connection, statements) != [1] * len(statements):
+        raise _NoRoomError
 
 
-def ensure_windows(cursor: Any, connection: Any, holds: Sequence[Hold]) -> None:
-    claims = {claim.window_id: claim for hold in holds for claim in hold.claims}
-    if not claims:
+def _addition(claim: WindowClaim, *, amount: int, latest: int) -> tuple[str, list[Any]]:
+    sql = "UPDATE billing_budgetwindow SET held_nanousd = held_nanousd + %s WHERE id = %s"
+    if not claim.is_hard:
+        return sql, [amount, claim.window_id]
+    # A crossing one needs room for all but the latest hold, and a nano-USD more.
+    limit = claim.limit_nanousd + (latest - 1 if claim.is_crossing else 0)
+    return f"{sql} AND spent_nanousd + held_nanousd + %s <= %s", [amount, claim.window_id, amount, limit]
+
+
+def _strictness(claim: WindowClaim) -> tuple[bool, int]:
+    return not claim.is_hard, claim.limit_nanousd
+
+
+def _load_verdicts(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
+    """Decide on each hold by the sums of its windows and what those before it take; all in two queries."""
+    present = _load_held(cursor, connection, holds)
+    sums = _load_sums(cursor, sorted({claim.window_id for hold in holds for claim in hold.claims}))
+    verdicts: dict[UUID, Verdict] = {}
+    for hold in holds:
+        if hold.attempt_id in present:
+            continue
+        verdict = _verdict(hold, sums)
+        if verdict is not None:
+            verdicts[hold.attempt_id] = verdict
+        if isinstance(verdict, BudgetExceededError):
+            continue
+        taken = hold if verdict is None else verdict
+        for claim in taken.claims:
+            spent, held = sums[claim.window_id]
+            sums[claim.window_id] = (spent, held + taken.held_nanousd)
+    return verdicts
+
+
+def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
+    """None where it fits; lowered to the room that is left where all that lack room are clamped."""
+    refusals: list[BudgetExceededError] = []
+    rooms: list[int] = []
+    for claim in hold.claims:
+        spent, held = sums[claim.window_id]
+        room = claim.limit_nanousd - spent - held
+        clamp = hold.clamp if claim.is_clamped else None
+        needed = _least_needed(hold, claim, clamp)
+        if claim.is_hard and room < needed:
+            refusal = BudgetExceededError(
+                claim=claim,
+                needed_nanousd=needed,
+                spent_nanousd=spent,
+                held_nanousd=held,
+                output_tokens_min=clamp.output_tokens_min if clamp else None,
+            )
+            refusals.append(refusal)
+        elif clamp is not None:
+            rooms.append(room)
+    if refusals:
+        # The one that is furthest from having room: where one is spent, waiting for another is no use.
+        return min(refusals, key=lambda e: e.claim.limit_nanousd - e.spent_nanousd - e.needed_nanousd)
+    if min(rooms, default=hold.held_nanousd) >= hold.held_nanousd:
+        return None
+    lowered = _lowered(hold, room_nanousd=min(rooms))
+    assert lowered is not None, "there is room for the least"
+    return lowered
+
+
+def _least_needed(hold: Hold, claim: WindowClaim, clamp: Clamp | None) -> int:
+    """The room without which the window refuses the hold."""
+    if claim.is_crossing:
+        return 1
+    if clamp is not None:
+        return clamp.held_nanousd(output_tokens=clamp.output_tokens_min)
+    return hold.held_nanousd
+
+
+def _lowered(hold: Hold, *, room_nanousd: int) -> Hold | None:
+    """The hold for the longest answer that the room pays; None: not even the shortest."""
+    assert hold.clamp is not None
+    tokens = hold.clamp.affordable_tokens(room_nanousd=room_nanousd)
+    if tokens is None:
+        return None
+    held = hold.clamp.held_nanousd(output_tokens=tokens)
+    assert held <= room_nanousd
+    return replace(hold, held_nanousd=held, clamped_output_tokens=tokens)
+
+
+def _as_taken_before(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
+    """Of holds that are there already, those that were lowered: their caller hears of it each time."""
+    present = _load_held(cursor, connection, holds)
+    verdicts: dict[UUID, Verdict] = {}
+    for hold in holds:
+        held = present[hold.attempt_id]
+        if held < hold.held_nanousd:
+            lowered = _lowered(hold, room_nanousd=held)
+            # Less than the least: it was released, and nothing may be sent for it.
+            refusal = BudgetExceededError(claim=hold.claims[0], needed_nanousd=hold.held_nanousd)
+            verdicts[hold.attempt_id] = refusal if lowered is None else lowered
+    return verdicts
+
+
+def _load_held(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, int]:
+    """What those of the attempts that are there already hold."""
+    uuid_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
+    held: dict[UUID, int] = {}
+    for chunk in chunks([uuid_value(hold.attempt_id) for hold in holds]):
+        sql = (
+            f"SELECT attempt_id, held_nanousd FROM billing_reservation "  # noqa: S608 -- constants only
+            f"WHERE attempt_id IN ({placeholders(len(chunk))})"
+        )
+        cursor.execute(sql, chunk)
+        held.update((uuid_of(attempt_id), amount) for attempt_id, amount in cursor.fetchall())
+    return held
+
+
+def _load_sums(cursor: Any, window_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """(spent, held) of each window."""
+    sums: dict[str, tuple[int, int]] = {}
+    for chunk in chunks(window_ids):
+        sql = (
+            f"SELECT id, spent_nanousd, held_nanousd FROM billing_budgetwindow "  # noqa: S608 -- constants only
+            f"WHERE id IN ({placeholders(len(chunk))})"
+        )
+        cursor.execute(sql, chunk)
+        sums.update((window_id, (spent, held)) for window_id, spent, held in cursor.fetchall())
+    return sums
+
+
+def lock_windows(cursor: Any, connection: Any, batch: Batch) -> None:
+    """Before anything else: make the windows that are missing, lock all that the batch touches, in id order.
+
+    Settlements lock windows and rollups, holds lock windows again: on PostgreSQL two processes would wait
+    for each other. Settlements alone keep the order by themselves.
+    """
+    if not batch.holds:
         return
+    statements = list(_missing_windows(connection, batch.holds))
+    if connection.vendor != "sqlite":
+        holds = [*batch.holds, *(settlement.hold for settlement in batch.settlements)]
+        for chunk in chunks(sorted({claim.window_id for hold in holds for claim in hold.claims})):
+            sql = (
+                f"SELECT id FROM billing_budgetwindow WHERE id IN ({placeholders(len(chunk))}) "  # noqa: S608 -- constants only
+                f"ORDER BY id FOR NO KEY UPDATE"
+            )
+            statements.append((sql, list(chunk)))
+    execute_all(cursor, connection, statements)
+
+
+def _missing_windows(connection: Any, holds: Sequence[Hold]) -> Iterator[tuple[str, list[Any]]]:
+    claims = {claim.window_id: claim for hold in holds for claim in hold.claims}
     rows = [
         {
             "id": claim.window_id,
@@ -89,24 +254,7 @@ def ensure_windows(cursor: Any, connection: Any, holds: Sequence[Hold]) -> None:
         for _, claim in sorted(claims.items())
     ]
     suffix = "ON CONFLICT (id) DO NOTHING"
-    InsertStatement(BudgetWindow, connection=connection, suffix=suffix).execute(cursor, rows)
-
-
-def lock_windows(cursor: Any, connection: Any, batch: Batch) -> None:
-    """Lock every window that the batch touches, in id order, before anything that another process locks.
-
-    Settlements lock windows and rollups, holds lock windows again, and one by one where one is refused:
-    on PostgreSQL two processes would wait for each other. Settlements alone keep the order by themselves.
-    """
-    if connection.vendor == "sqlite" or not batch.holds:
-        return
-    holds = [*batch.holds, *(settlement.hold for settlement in batch.settlements)]
-    for chunk in chunks(sorted({claim.window_id for hold in holds for claim in hold.claims})):
-        sql = (
-            f"SELECT id FROM billing_budgetwindow WHERE id IN ({placeholders(len(chunk))}) "  # noqa: S608 -- constants only
-            f"ORDER BY id FOR NO KEY UPDATE"
-        )
-        cursor.execute(sql, chunk)
+    return InsertStatement(BudgetWindow, connection=connection, suffix=suffix).statements(rows)
 
 
 def write_checkpoints(cursor: Any, connection: Any, checkpoints: Sequence[Checkpoint]) -> None:

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import ProtectedError
 
 from billing.budgets import check_budget
+from billing.limits import check_limits
 from billing.models import ApiKey, Budget, Organisation, Team, UsageRecord
 from billing.records import RecordError, save_checked
 from billing.revision import bump_revision
@@ -49,6 +50,7 @@ def issue_key(
     expires_at: datetime | None = None,
     rpm_max: int | None = None,
     tpm_max: int | None = None,
+    concurrent_max: int | None = None,
 ) -> IssuedKey:
     """Make a key for a team; only its digest is kept, so the caller must show the key now or never."""
     if not Team.objects.filter(id=team_id).exists():
@@ -64,6 +66,7 @@ def issue_key(
         expires_at=expires_at,
         rpm_max=rpm_max,
         tpm_max=tpm_max,
+        concurrent_max=concurrent_max,
     )
     save_record(record=record)
     return IssuedKey(id=record.id, key=issued_key, prefix=prefix)
@@ -182,11 +185,13 @@ def _check_key(record: ApiKey) -> None:
         raise RecordError('allowed models are a list of names such as ["gpt-4o-mini"]; empty: all')
     if len(models) > ALLOWED_MODELS_MAX:
         raise RecordError(f"a key names at most {ALLOWED_MODELS_MAX} models; leave the list empty for all")
-    for limit, unit in ((record.rpm_max, "requests"), (record.tpm_max, "tokens")):
-        if limit is not None and limit < 1:
-            raise RecordError(f"a limit of {limit} {unit} per minute lets nothing through: revoke the key")
+    check_limits(record)
     if record.expires_at is not None and record.expires_at.tzinfo is None:
         raise RecordError(f"the moment {record.expires_at} of expiry needs a time zone")
 
 
-_CHECKS: Mapping[type[KeyRecord], Callable[[Any], None]] = {ApiKey: _check_key, Budget: check_budget}
+_CHECKS: Mapping[type[KeyRecord], Callable[[Any], None]] = {
+    ApiKey: _check_key,
+    Budget: check_budget,
+    Team: check_limits,
+}

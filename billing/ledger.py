@@ -5,7 +5,8 @@ The protocol of one attempt. Each step carries our own attempt id and may be rep
 1. hold: before anything is sent, a Reservation is committed for an upper bound of the attempt's cost,
    and the same amount is added to `held` of each budget window it counts against. A hard window takes
    it only while spent + held + amount <= limit: one conditional UPDATE, so no two processes can both
-   pass. A failover settles attempt n as void and holds attempt n+1 in the same transaction.
+   pass. Where a clamped one has less left, the hold is lowered to that, and so is the answer's length.
+   A failover settles attempt n as void and holds attempt n+1 in the same transaction.
 2. checkpoint: while the answer runs, the tokens handed out so far are noted on the Reservation.
 3. settle or void: one conditional UPDATE takes the Reservation from held (or in_doubt) to its end. Only
    the caller whose UPDATE changed the row goes on, in the same transaction: it inserts the
@@ -13,24 +14,35 @@ The protocol of one attempt. Each step carries our own attempt id and may be rep
    hour's rollup. At most what was held is charged; a surplus is booked as variance.
 4. in_doubt: a process that died leaves Reservations held. Whoever proves its death (billing.ownership)
    marks them in_doubt; the money stays held until the attempt is settled or an operator decides.
+5. release: a hold whose COMMIT failed may or may not be there, or may yet arrive. Its caller is refused, and
+   the attempt is voided under its id: an empty Reservation is inserted where there is none, which waits for
+   one that is being committed and shuts out one that comes later, and then it is closed as in step 3.
 
 On SQLite one file lock, fair between processes, stands in front of every write.
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connections, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
 
 from billing import holds, ownership, settlements
-from billing.entries import Batch, BudgetExceededError
+from billing.databases import ledger_file
+from billing.entries import Batch, Hold, Settlement, Verdict
 from billing.statements import placeholders, uuid_of
+from routing.types import Usage
+
+RELEASE_LOCK_WAIT_MS = 1_000
+
+
+class LostCommitError(OperationalError):
+    """The COMMIT itself failed: nobody knows whether it counts."""
 
 
 @contextmanager
@@ -44,7 +56,7 @@ def ledger_transaction() -> Iterator[None]:
         with transaction.atomic(using=settings.LEDGER_DATABASE):
             yield
         return
-    path = Path(settings.DATA_DIR) / "ledger.lock"
+    path = ledger_file().with_suffix(".lock")
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -54,16 +66,55 @@ def ledger_transaction() -> Iterator[None]:
         os.close(descriptor)
 
 
-def commit(batch: Batch) -> dict[UUID, BudgetExceededError]:
-    """Write the batch in one transaction; give back the holds that a hard budget refused."""
-    with ledger_transaction():
-        connection = connections[settings.LEDGER_DATABASE]
+@contextmanager
+def ledger_snapshot() -> Iterator[None]:
+    """One state of the ledger for many queries; writers go on meanwhile. Inside a transaction: that one's."""
+    connection = connections[settings.LEDGER_DATABASE]
+    if connection.in_atomic_block:
+        yield
+    elif connection.vendor == "sqlite":
+        # By hand: Django's own transactions take the write lock at once.
         with connection.cursor() as cursor:
-            holds.ensure_windows(cursor, connection, batch.holds)
-            holds.lock_windows(cursor, connection, batch)
-            settlements.write_settlements(cursor, connection, batch.settlements)
-            holds.write_checkpoints(cursor, connection, batch.checkpoints)
-            return holds.write_holds(cursor, connection, batch.holds)
+            cursor.execute("BEGIN DEFERRED")
+            try:
+                yield
+            finally:
+                cursor.execute("ROLLBACK")
+    else:
+        with transaction.atomic(using=settings.LEDGER_DATABASE), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield
+
+
+def commit(batch: Batch) -> dict[UUID, Verdict]:
+    """Write the batch in one transaction; give back the holds that a budget refused, or lowered.
+
+    Raises LostCommitError where the batch was written and its COMMIT failed.
+    """
+    is_written = False
+    try:
+        with ledger_transaction():
+            connection = connections[settings.LEDGER_DATABASE]
+            with connection.cursor() as cursor:
+                refused = _write(cursor, connection, batch)
+            is_written = True
+    except (OperationalError, InterfaceError) as error:
+        if is_written:
+            raise LostCommitError(str(error)) from error
+        raise
+    return refused
+
+
+def release(*, lost: Sequence[Hold], now: datetime) -> None:
+    """Void attempts whose hold got no answer, whether it was committed, is being committed, or never was."""
+    connection = connections[settings.LEDGER_DATABASE]
+    ended = [_never_sent(hold, now=now) for hold in lost]
+    with ledger_transaction(), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            # One that is being committed may take long: others wait for this thread.
+            cursor.execute(f"SET LOCAL lock_timeout = {RELEASE_LOCK_WAIT_MS}")
+        settlements.write_tombstones(cursor, connection, lost)
+        settlements.write_settlements(cursor, connection, ended)
 
 
 def mark_in_doubt(*, now: datetime) -> int:
@@ -84,3 +135,25 @@ def mark_in_doubt(*, now: datetime) -> int:
     with ledger_transaction(), connection.cursor() as cursor:
         cursor.execute(sql, [connection.ops.adapt_datetimefield_value(now), *dead])
         return int(cursor.rowcount)
+
+
+def _write(cursor: Any, connection: Any, batch: Batch) -> dict[UUID, Verdict]:
+    holds.lock_windows(cursor, connection, batch)
+    settlements.write_settlements(cursor, connection, batch.settlements)
+    holds.write_checkpoints(cursor, connection, batch.checkpoints)
+    # A hold that is in the batch twice is taken once.
+    once = {hold.attempt_id: hold for hold in batch.holds}
+    return holds.write_holds(cursor, connection, list(once.values()))
+
+
+def _never_sent(hold: Hold, *, now: datetime) -> Settlement:
+    return Settlement(
+        hold=hold,
+        usage=Usage(),
+        cost_nanousd=0,
+        outcome="failed",
+        error_code="ledger_unavailable",
+        duration_ms=max(0, int((now - hold.at).total_seconds() * 1000)),
+        at=now,
+        is_void=True,
+    )

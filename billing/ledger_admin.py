@@ -1,26 +1,26 @@
 """The admin's view of the ledger: to read and to search, never to change."""
 
 import json
-from datetime import timedelta
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
-from django.core.paginator import Paginator
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
-from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from billing.amounts import rate_text, usd_text
 from billing.badges import badge
 from billing.charts import percent_text
-from billing.models import CapacityHour, Reservation, UsageRecord
+from billing.keyset import KeysetAdmin
+from billing.models import CapacityHour, Reservation, SpendRollup, UsageRecord
 
-ROWS_LISTED_MAX = 10_000
-OUTCOME_FILTER_DAYS = 7
+# How far a filter without an index looks.
+FILTERED_ROWS_MAX = 20_000
+OPEN_ROWS_MAX = 1_000
+OPEN_STATES = (Reservation.State.HELD.value, Reservation.State.IN_DOUBT.value)
 OUTCOME_BADGES = {
     UsageRecord.Outcome.OK: "ok",
     UsageRecord.Outcome.CANCELLED: "muted",
@@ -37,23 +37,8 @@ STATE_BADGES = {
 RATE_END = "_microusd_per_mtok"
 
 
-class LatestRowsPaginator(Paginator):  # type: ignore[type-arg]  # generic only for mypy
-    """Pages through the first ten thousand rows only: counting ten million takes longer than any page may."""
-
-    @cached_property
-    def count(self) -> int:
-        rows: Any = self.object_list
-        return int(rows[:ROWS_LISTED_MAX].count())
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for mypy
+class ReadOnlyAdmin(KeysetAdmin):
     actions = None
-    # A count for each filter would read the whole table.
-    show_facets = admin.ShowFacets.NEVER
-    show_full_result_count = False
-    paginator = LatestRowsPaginator
-    list_per_page = 50
-    list_max_show_all = 50
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -66,9 +51,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only
 
 
 class RecentOutcomeFilter(admin.SimpleListFilter):
-    """How attempts ended, of the last days: the index by time bounds what is looked through."""
+    """How attempts ended, of the latest: no index knows outcomes, so that the look is bounded."""
 
-    title = f"outcome (last {OUTCOME_FILTER_DAYS} days)"
+    title = "outcome"
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -77,9 +62,59 @@ class RecentOutcomeFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() not in UsageRecord.Outcome.values:
             return queryset
-        now = timezone.now()  # noqa: TID251 -- the admin is an edge
-        since = now - timedelta(days=OUTCOME_FILTER_DAYS)
-        return queryset.filter(outcome=self.value(), settled_at__gte=since)
+        latest = UsageRecord.objects.order_by("-settled_at").values_list("settled_at", flat=True)
+        first = next(iter(latest[FILTERED_ROWS_MAX : FILTERED_ROWS_MAX + 1]), None)
+        bounded = queryset if first is None else queryset.filter(settled_at__gt=first)
+        return bounded.filter(outcome=self.value())
+
+
+class StateFilter(admin.SimpleListFilter):
+    """The open reservations, which have an index of their own, or the latest closed ones."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in Reservation.State.choices]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        state = self.value()
+        if state not in Reservation.State.values:
+            return queryset
+        if state in OPEN_STATES:
+            found = _open_reservations().filter(state=state).values_list("attempt_id", flat=True)
+            # As a list: in one statement the planner would rather walk through all rows in their order.
+            return queryset.filter(attempt_id__in=list(found[:OPEN_ROWS_MAX]))
+        latest = Reservation.objects.order_by("-attempt_id").values_list("attempt_id", flat=True)
+        first = next(iter(latest[FILTERED_ROWS_MAX : FILTERED_ROWS_MAX + 1]), None)
+        bounded = queryset if first is None else queryset.filter(attempt_id__gt=first)
+        return bounded.filter(state=state)
+
+
+class PeriodFilter(admin.SimpleListFilter):
+    """Hours or days, one of both: the index by time begins with it."""
+
+    title = "period"
+    parameter_name = "period"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in SpendRollup.Period.choices]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """Without "All"; hours where nothing was chosen."""
+        for value, label in self.lookup_choices:
+            yield {
+                "selected": self._period() == value,
+                "query_string": changelist.get_query_string({self.parameter_name: value}),
+                "display": label,
+            }
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(period=self._period())
+
+    def _period(self) -> str:
+        value = self.value()
+        return value if value in SpendRollup.Period.values else SpendRollup.Period.HOUR.value
 
 
 class UsageRecordAdmin(ReadOnlyAdmin):
@@ -97,8 +132,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     )
     list_filter = (RecentOutcomeFilter,)
     search_fields = ("request_id__exact", "attempt_id__exact", "key_id__exact")
-    search_help_text = "The whole id of a request, an attempt or a key."
-    ordering = ("-settled_at",)
+    search_help_text = (
+        f"The whole id of a request, an attempt or a key. Outcomes are of the latest {FILTERED_ROWS_MAX:,}."
+    )
+    keyset = ("settled_at", "attempt_id")
     fieldsets = (
         (
             None,
@@ -139,6 +176,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
                     "cache_read_tokens",
                     "cache_write_5m_tokens",
                     "cache_write_1h_tokens",
+                    "input_audio_tokens",
+                    "input_image_tokens",
                     "output_text_tokens",
                     "reasoning_tokens",
                     "audio_tokens",
@@ -146,21 +185,26 @@ class UsageRecordAdmin(ReadOnlyAdmin):
                 )
             },
         ),
-        ("Money", {"fields": ("cost", "held", "variance", "rates")}),
+        ("Money", {"fields": ("cost", "held", "variance", "reported", "service_tier", "rates")}),
         ("Decision", {"fields": ("decision_text",)}),
     )
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Each id has an index; a search for a part of one would read the whole table."""
+        """Each id has an index; a search for a part of one would read the whole table.
+
+        One after the other: of several at once the planner may make a walk through all rows.
+        """
         term = search_term.strip()
         if not term:
             return queryset, False
-        found = Q(request_id=term)
-        if (uuid := _uuid(term)) is not None:
-            found |= Q(attempt_id=uuid) | Q(key_id=uuid)
-        return queryset.filter(found), False
+        uuid = _uuid(term)
+        if uuid is None or UsageRecord.objects.filter(request_id=term).exists():
+            return queryset.filter(request_id=term), False
+        if UsageRecord.objects.filter(attempt_id=uuid).exists():
+            return queryset.filter(attempt_id=uuid), False
+        return queryset.filter(key_id=uuid), False
 
     @admin.display(description="in")
     def tokens_in(self, record: UsageRecord) -> str:
@@ -169,6 +213,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
             + record.cache_read_tokens
             + record.cache_write_5m_tokens
             + record.cache_write_1h_tokens
+            + record.input_audio_tokens
+            + record.input_image_tokens
         )
         return f"{tokens:,}"
 
@@ -187,6 +233,13 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="variance (beyond what was held)")
     def variance(self, record: UsageRecord) -> str:
         return usd_text(record.variance_nanousd)
+
+    @admin.display(description="reported by the upstream")
+    def reported(self, record: UsageRecord) -> str:
+        if record.reported_cost_nanousd is None:
+            return "nothing"
+        difference = record.reported_cost_nanousd - record.cost_nanousd
+        return f"{usd_text(record.reported_cost_nanousd)} (difference {usd_text(difference)})"
 
     @admin.display(description="outcome")
     def outcome_badge(self, record: UsageRecord) -> SafeString:
@@ -222,10 +275,13 @@ class ReservationAdmin(ReadOnlyAdmin):
         "held",
         "output_tokens_checkpoint",
     )
-    list_filter = ("state",)
-    search_fields = ("request_id__exact",)
+    list_filter = (StateFilter,)
+    search_fields = ("request_id__exact", "attempt_id__exact")
+    search_help_text = (
+        f"The whole id of a request or an attempt. Closed states: of the latest {FILTERED_ROWS_MAX:,}."
+    )
     # The key is time-ordered, and it is the index that this table has.
-    ordering = ("-attempt_id",)
+    keyset = ("attempt_id",)
     fields = (
         "attempt_id",
         "request_id",
@@ -238,6 +294,20 @@ class ReservationAdmin(ReadOnlyAdmin):
         "created_at",
         "updated_at",
     )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """A request's attempts are found by their usage rows, which have an index; open ones have none."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        recorded = UsageRecord.objects.filter(request_id=term).values_list("attempt_id", flat=True)
+        still_open = _open_reservations().filter(request_id=term).values_list("attempt_id", flat=True)
+        ids = [*recorded[:OPEN_ROWS_MAX], *still_open[:OPEN_ROWS_MAX]]
+        if (uuid := _uuid(term)) is not None:
+            ids.append(uuid)
+        return queryset.filter(attempt_id__in=ids), False
 
     @admin.display(description="state", ordering="state")
     def state_badge(self, record: Reservation) -> SafeString:
@@ -262,8 +332,8 @@ class SpendRollupAdmin(ReadOnlyAdmin):
         "tokens_out",
         "cost",
     )
-    list_filter = ("period",)
-    ordering = ("-starts_at",)
+    list_filter = (PeriodFilter,)
+    keyset = ("starts_at", "id")
 
     @admin.display(description="in")
     def tokens_in(self, record: Any) -> str:
@@ -281,7 +351,7 @@ class SpendRollupAdmin(ReadOnlyAdmin):
 class BudgetWindowAdmin(ReadOnlyAdmin):
     list_display = ("id", "starts_at", "ends_at", "spent", "held")
     search_fields = ("budget_id__exact",)
-    ordering = ("-starts_at",)
+    keyset = ("starts_at", "id")
 
     @admin.display(description="spent", ordering="spent_nanousd")
     def spent(self, record: Any) -> str:
@@ -295,14 +365,14 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
 class CapacityHourAdmin(ReadOnlyAdmin):
     list_display = (
         *("starts_at", "cluster", "state", "cost", "used", "idle"),
-        *("used_percent", "tokens_used", "tokens_possible", "sample_count"),
+        *("used_percent", "tokens_used", "tokens_possible", "replicas", "sample_count"),
     )
     list_filter = ("is_closed",)
     # Not the columns themselves: those of an open hour mean something else (billing.capacity).
     fields = list_display
     search_fields = ("cluster__exact",)
     search_help_text = "The whole name of a cluster."
-    ordering = ("-starts_at",)
+    keyset = ("starts_at", "id")
 
     @admin.display(description="state", ordering="is_closed")
     def state(self, record: CapacityHour) -> SafeString:
@@ -332,9 +402,22 @@ class CapacityHourAdmin(ReadOnlyAdmin):
     def tokens_used(self, record: CapacityHour) -> str:
         return f"{record.used_tokens:,}"
 
+    @admin.display(description="replicas")
+    def replicas(self, record: CapacityHour) -> str:
+        """On average over the samples; hours without any were filled."""
+        if record.sample_count == 0:
+            return "-"
+        tenths = (10 * record.replica_samples + record.sample_count // 2) // record.sample_count
+        return f"{tenths // 10}.{tenths % 10}"
+
     @admin.display(description="tokens possible")
     def tokens_possible(self, record: CapacityHour) -> str:
         return f"{record.capacity_tokens:,}"
+
+
+def _open_reservations() -> QuerySet[Reservation]:
+    # In the words of the index reservation_open: SQLite uses it for no others.
+    return Reservation.objects.extra(where=["state IN ('held', 'in_doubt')"])
 
 
 def _rate_cell(*, name: str, value: Any) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.conf import settings
 from django.db import connections
 
+from billing.budgets import limit_at
 from billing.models import Budget, BudgetWindow
 from billing.windows import window_of
 
@@ -41,7 +42,7 @@ def load_close_budgets(*, now: datetime) -> tuple[BudgetUse, ...]:
     window_ids = {budget.id: _window_id(budget=budget, now=now) for budget in budgets}
     windows = BudgetWindow.objects.in_bulk(list(window_ids.values()))
     uses = (
-        _use(budget=budget, window=windows[window_ids[budget.id]])
+        _use(budget=budget, window=windows[window_ids[budget.id]], now=now)
         for budget in budgets
         if window_ids[budget.id] in windows
     )
@@ -66,13 +67,13 @@ def _window_id(*, budget: Budget, now: datetime) -> str:
     return f"{budget.id}:{span.key}"
 
 
-def _use(*, budget: Budget, window: BudgetWindow) -> BudgetUse:
+def _use(*, budget: Budget, window: BudgetWindow, now: datetime) -> BudgetUse:
     return BudgetUse(
         id=str(budget.id),
         owner=_owner(budget),
         window=budget.window,
         is_hard=budget.is_hard,
-        limit_nanousd=budget.limit_nanousd,
+        limit_nanousd=limit_at(budget, now=now),
         spent_nanousd=window.spent_nanousd,
         held_nanousd=window.held_nanousd,
     )

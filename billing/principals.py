@@ -9,11 +9,14 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from billing.budgets import BudgetView, load_budgets
+from billing.limits import LimitView, ModelLimits, limits_of, load_model_limits, model_limits_of
 from billing.models import ApiKey
 from billing.revision import get_revision as get_revision  # noqa: PLC0414 -- part of this door
 
 # A key is remembered so long after its revocation that the refusal can say "revoked".
 REVOKED_KEPT = timedelta(days=30)
+# What LiteLLM's key management made lives here, and keeps its rule for budgets and its words.
+LITELLM_ORGANISATION = "litellm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,24 +31,30 @@ class Principal:
     allowed_models: frozenset[str] | None
     expires_at: datetime | None
     revoked_at: datetime | None
-    rpm_max: int | None
-    tpm_max: int | None
+    limits: tuple[LimitView, ...]
+    model_limits: Mapping[str, tuple[LimitView, ...]]
     budgets: tuple[BudgetView, ...]
+
+    @property
+    def is_litellm(self) -> bool:
+        return self.organisation == LITELLM_ORGANISATION
 
 
 def load_principals() -> Mapping[bytes, Principal]:
-    """Every key by the digest of its secret, revoked and expired ones included; two queries.
+    """Every key by the digest of its secret, revoked and expired ones included; three queries.
 
     Only keys that were revoked more than 30 days ago are left out.
     """
-    budgets = load_budgets()
+    budgets, limits = load_budgets(), load_model_limits()
     keys = ApiKey.objects.select_related("team__organisation").filter(
         Q(revoked_at=None) | Q(revoked_at__gt=Now() - REVOKED_KEPT)
     )
-    return {bytes.fromhex(key.digest): _principal(key=key, budgets=budgets) for key in keys}
+    return {bytes.fromhex(key.digest): _principal(key=key, budgets=budgets, limits=limits) for key in keys}
 
 
-def _principal(*, key: ApiKey, budgets: Mapping[UUID, Sequence[BudgetView]]) -> Principal:
+def _principal(
+    *, key: ApiKey, budgets: Mapping[UUID, Sequence[BudgetView]], limits: ModelLimits
+) -> Principal:
     owners = (key.team.organisation_id, key.team_id, key.id)
     return Principal(
         key_id=str(key.id),
@@ -56,7 +65,7 @@ def _principal(*, key: ApiKey, budgets: Mapping[UUID, Sequence[BudgetView]]) -> 
         allowed_models=frozenset(key.allowed_models) or None,
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
-        rpm_max=key.rpm_max,
-        tpm_max=key.tpm_max,
+        limits=limits_of(key=key),
+        model_limits=model_limits_of(key=key, limits=limits),
         budgets=tuple(view for owner in owners for view in budgets.get(owner, ())),
     )

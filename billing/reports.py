@@ -1,21 +1,29 @@
 """Sums of spend and tokens between two moments, grouped as asked; read from the rollups only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from django.db.models import Max, Q, QuerySet, Sum
+from django.db.models import F, Max, Q, Sum
 
-from billing.models import CapacityHour, SpendRollup
+from billing.models import CapacityHour
+from billing.rollup_rows import (
+    MomentText,
+    ReportError,
+    ReportFilter,
+    conditions,
+    floor,
+    moment_text,
+    moments_of,
+    span_pieces,
+)
 from billing.settlements import ROLLUP_SUMS
 from routing.capacity import nanousd_per_mtok, seed_nanousd_per_1k, shares
 
 GROUPS = ("day", "hour", "key", "team", "organisation", "model", "cluster")
+BY_TIME = ("day", "hour")
 SPLITS = ("cluster", "team", "organisation", "model")
-SPAN_MAX = timedelta(days=1100)
-HOURLY_SPAN_MAX = timedelta(days=35)
 SERIES_MAX = 8
 OTHER = "other"
 PROVIDER = "provider"
@@ -35,21 +43,6 @@ _SUMS = (*ROLLUP_SUMS, "amortised_nanousd", "metered_nanousd")
 _CAPACITY_SUMS = ("cost_nanousd", "capacity_tokens", "idle_nanousd")
 
 
-class ReportError(ValueError):
-    """A report that cannot be made as asked; the message says what is possible."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFilter:
-    """Keeps the rows that match all that is given."""
-
-    key_id: str | None = None
-    team: str | None = None
-    organisation: str | None = None
-    model: str | None = None
-    cluster: str | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
     """One group's sums.
@@ -58,6 +51,8 @@ class ReportRow:
     `metered_nanousd`, the part of the charges that providers bill by the token, `amortised_nanousd`, what was
     used of the own clusters' closed hours, and `idle_nanousd`, what nobody used of them. Idle belongs to
     clusters and moments; a model's is its share by use; keys, teams and organisations have none.
+    `reported_cost_nanousd` is what upstreams said that their answers cost them, and `compared_cost_nanousd`
+    what we charged for the same answers; most say nothing.
     """
 
     name: str
@@ -84,13 +79,26 @@ class ReportRow:
         return self.metered_nanousd + self.amortised_nanousd + self.idle_nanousd
 
     @property
+    def is_compared(self) -> bool:
+        """Whether any upstream reported a cost of its own."""
+        return self.reported_cost_nanousd > 0 or self.compared_cost_nanousd > 0
+
+    @property
+    def reported_difference_nanousd(self) -> int:
+        """How much more the upstreams say than we charged; below 0: less."""
+        return self.reported_cost_nanousd - self.compared_cost_nanousd
+
+    @property
     def used_nanousd_per_mtok(self) -> int | None:
-        """Per million output tokens, without what was idle; None where nothing is billed or was made."""
+        """Per million output tokens, without what was idle; None where nothing is billed or was made.
+
+        Per million input tokens where no output token was made at all (embeddings), as hours are split.
+        """
         return self._per_mtok(self.metered_nanousd + self.amortised_nanousd)
 
     @property
     def loaded_nanousd_per_mtok(self) -> int | None:
-        """Per million output tokens, fully loaded."""
+        """The same fully loaded: with what was idle."""
         return self._per_mtok(self.bill_nanousd)
 
     @property
@@ -105,9 +113,10 @@ class ReportRow:
         )
 
     def _per_mtok(self, nanousd: int) -> int | None:
-        if self.output_tokens == 0 or self.bill_nanousd == 0:
+        tokens = self.output_tokens or self.input_tokens
+        if tokens == 0 or self.bill_nanousd == 0:
             return None
-        return nanousd_per_mtok(cost_nanousd=nanousd, tokens=self.output_tokens)
+        return nanousd_per_mtok(cost_nanousd=nanousd, tokens=tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,11 @@ class Report:
 
     rows: tuple[ReportRow, ...]
     totals: ReportRow
+
+    @property
+    def unshared_idle_nanousd(self) -> int:
+        """The idle that no row has: with it as a line of its own the rows add up to the bill."""
+        return self.totals.idle_nanousd - sum(row.idle_nanousd for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,88 +144,126 @@ class Series:
 def spend_report(
     *, group: str, from_at: datetime, to_at: datetime, only: ReportFilter | None = None
 ) -> Report:
-    """The sums from the hour of `from_at` up to `to_at`, dearest first; at most four queries.
+    """The sums from the hour of `from_at` up to `to_at`, dearest first; at most five queries.
 
     Right to the last settled request, whether or not the hours were folded into days yet.
     Days and hours are in UTC and come in their own order. Idle is left out where only some keys, teams,
     organisations or models are asked for: it is nobody's.
     """
+    rows = _read_rows(group=group, step="", from_at=from_at, to_at=to_at, only=only)
+    return _report(rows, group=group, from_at=from_at, to_at=to_at, only=only)
+
+
+def spend_series(
+    *, split: str, step: str, from_at: datetime, to_at: datetime, only: ReportFilter | None = None
+) -> Series:
+    """Spend per UTC month, day or hour, split by cluster, team, organisation or model; at most four queries.
+
+    The dearest eight, then "other". Hours for spans of at most 35 days.
+    """
+    if split not in SPLITS:
+        raise ReportError(f"unknown split {split!r}: it is one of {', '.join(SPLITS)}")
+    pieces = span_pieces(from_at=from_at, to_at=to_at, only=only, is_hourly=step == "hour")
+    amounts = (
+        amount
+        for piece in pieces
+        for amount in piece.values_list(MomentText("starts_at", step=step), split).annotate(
+            cost=Sum("cost_nanousd")
+        )
+    )
+    return _series(amounts, moments=moments_of(from_at=from_at, to_at=to_at, step=step), step=step)
+
+
+def report_and_series(
+    *, group: str, step: str, from_at: datetime, to_at: datetime, only: ReportFilter | None = None
+) -> tuple[Report, Series]:
+    """Both for one page; where the series is split as the report is grouped the rows are read once."""
+    span: dict[str, Any] = {"from_at": from_at, "to_at": to_at, "only": only}
+    if group not in SPLITS or step == "hour":
+        split = group if group in SPLITS else "cluster"
+        return spend_report(group=group, **span), spend_series(split=split, step=step, **span)
+    rows = _read_rows(group=group, step=step, **span)
+    amounts = ((row["moment"], row[group], row["cost_nanousd"]) for row in rows)
+    moments = moments_of(from_at=from_at, to_at=to_at, step=step)
+    return _report(rows, group=group, **span), _series(amounts, moments=moments, step=step)
+
+
+def _read_rows(
+    *, group: str, step: str, from_at: datetime, to_at: datetime, only: ReportFilter | None
+) -> list[dict[str, Any]]:
+    """Sums by what the group is of, and by moments where a step is given."""
     if group not in GROUPS:
         raise ReportError(f"unknown group {group!r}: it is one of {', '.join(GROUPS)}")
-    rollups = _rollups(from_at=from_at, to_at=to_at, only=only, is_hourly=group == "hour")
-    capacity = _capacity(group=group, from_at=from_at, to_at=to_at, only=only)
-    idle_nanousd = sum(one["idle_nanousd"] for one in capacity.values())
-    sums = {name: Sum(name) for name in (*ROLLUP_SUMS, "amortised_nanousd")}
-    metered = Sum("cost_nanousd", filter=Q(cluster_kind=PROVIDER), default=0)
-    if group in ("day", "hour"):
-        # Few moments come back (24 a day at most), so the days are added up here: no database
-        # function for it is fast and the same everywhere.
-        rows = rollups.values("starts_at").annotate(metered_nanousd=metered, **sums)
-        report_rows = _rows_by_time(rows=rows, capacity=capacity, is_hourly=group == "hour")
+    sums = {
+        # First: the names after it hide the columns of the same name.
+        "metered_nanousd": Sum("cost_nanousd", filter=Q(cluster_kind=PROVIDER), default=0),
+        **{name: Sum(name) for name in (*ROLLUP_SUMS, "amortised_nanousd")},
+    }
+    columns: tuple[str, ...] = ()
+    labels: dict[str, Max] = {}
+    if group in BY_TIME:
+        step = group
     else:
         columns, name, detail = _COLUMNS[group]
         labels = {label: Max(column) for label, column in (("label", name), ("note", detail)) if column}
-        rows = rollups.values(*columns).annotate(**labels, metered_nanousd=metered, **sums)
-        found = (
-            _row(row, name=row["label"], id=str(row[columns[0]]), detail=row.get("note", "")) for row in rows
-        )
-        report_rows = sorted(found, key=lambda row: (-row.cost_nanousd, row.name, row.id))
+    if group == "model":
+        # By clusters too: the idle of each is shared by the models that used it.
+        columns = (*columns, "cluster")
+    moment = {"moment": MomentText("starts_at", step=step)} if step else {}
+    pieces = span_pieces(from_at=from_at, to_at=to_at, only=only, is_hourly=group == "hour")
+    return [row for piece in pieces for row in piece.values(*columns, **moment).annotate(**labels, **sums)]
+
+
+def _report(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    group: str,
+    from_at: datetime,
+    to_at: datetime,
+    only: ReportFilter | None,
+) -> Report:
+    capacity = _capacity(group=group, from_at=from_at, to_at=to_at, only=only)
+    if group in BY_TIME:
+        report_rows = _rows_by_time(_merged(rows, by="moment"), capacity=capacity)
+    else:
+        merged = _merged(rows, by=_COLUMNS[group][0][0])
+        report_rows = sorted(merged.values(), key=lambda row: (-row.cost_nanousd, row.name, row.id))
     if group == "cluster":
         report_rows = _with_capacity(report_rows, capacity=capacity)
-    elif group == "model" and idle_nanousd > 0:
-        report_rows = _with_idle_shares(report_rows, capacity=capacity, rollups=rollups)
-    totals = replace(_sum(report_rows, name="Total"), idle_nanousd=idle_nanousd)
-    return Report(rows=tuple(report_rows), totals=totals)
+    elif group == "model":
+        report_rows = _with_idle_shares(report_rows, rows=rows, capacity=capacity)
+    totals = _sum(ReportRow(name="Total"), report_rows)
+    idle_nanousd = sum(one["idle_nanousd"] for one in capacity.values())
+    return Report(rows=tuple(report_rows), totals=replace(totals, idle_nanousd=idle_nanousd))
 
 
-def daily_series(
-    *, split: str, from_at: datetime, to_at: datetime, only: ReportFilter | None = None
-) -> Series:
-    """Spend per UTC day, split by cluster, team, organisation or model: the dearest eight, then "other"."""
-    return _series(split=split, step=timedelta(days=1), from_at=from_at, to_at=to_at, only=only)
-
-
-def hourly_series(
-    *, split: str, from_at: datetime, to_at: datetime, only: ReportFilter | None = None
-) -> Series:
-    """The same per hour, for spans of at most 35 days."""
-    return _series(split=split, step=timedelta(hours=1), from_at=from_at, to_at=to_at, only=only)
-
-
-def _series(
-    *, split: str, step: timedelta, from_at: datetime, to_at: datetime, only: ReportFilter | None
-) -> Series:
-    if split not in SPLITS:
-        raise ReportError(f"unknown split {split!r}: it is one of {', '.join(SPLITS)}")
-    is_hourly = step < timedelta(days=1)
-    rollups = _rollups(from_at=from_at, to_at=to_at, only=only, is_hourly=is_hourly)
-    moments = _moments(from_at=_floor(from_at, is_hourly=is_hourly), to_at=to_at, step=step)
-    amounts: dict[str, dict[datetime, int]] = {}
-    for row in rollups.values("starts_at", split).annotate(cost=Sum("cost_nanousd")):
-        by_moment = amounts.setdefault(row[split], {})
-        moment = _floor(row["starts_at"], is_hourly=is_hourly)
-        by_moment[moment] = by_moment.get(moment, 0) + int(row["cost"])
-    names = sorted(amounts, key=lambda name: (-sum(amounts[name].values()), name))
+def _series(amounts: Iterable[tuple[str, str, int]], *, moments: Iterable[datetime], step: str) -> Series:
+    times = tuple(moments)
+    places = {moment_text(moment, step=step): place for place, moment in enumerate(times)}
+    by_name: dict[str, list[int]] = {}
+    for text, name, cost in amounts:
+        by_name.setdefault(name, [0] * len(times))[places[text]] += int(cost)
+    names = sorted(by_name, key=lambda name: (-sum(by_name[name]), name))
     kept = names if len(names) <= SERIES_MAX + 1 else names[:SERIES_MAX]
-    values = [tuple(amounts[name].get(moment, 0) for moment in moments) for name in kept]
+    values = [tuple(by_name[name]) for name in kept]
     if rest := names[len(kept) :]:
-        values.append(tuple(sum(amounts[name].get(moment, 0) for name in rest) for moment in moments))
+        values.append(tuple(map(sum, zip(*(by_name[name] for name in rest), strict=True))))
         kept = [*kept, OTHER]
-    return Series(moments=moments, names=tuple(kept), values_nanousd=tuple(values))
+    return Series(moments=times, names=tuple(kept), values_nanousd=tuple(values))
 
 
 def _capacity(
     *, group: str, from_at: datetime, to_at: datetime, only: ReportFilter | None
 ) -> dict[Any, dict[str, int]]:
     """Sums of the closed hours by cluster, for days and hours by moment; one query, or none."""
-    asked = _conditions(only)
+    asked = conditions(only)
     if set(asked) - {"cluster"}:
         return {}
     hours = CapacityHour.objects.filter(
-        is_closed=True, starts_at__gte=_floor(from_at, is_hourly=True), starts_at__lt=to_at, **asked
+        is_closed=True, starts_at__gte=floor(from_at), starts_at__lt=to_at, **asked
     )
-    column = "starts_at" if group in ("day", "hour") else "cluster"
-    rows = hours.values_list(column).annotate(*(Sum(name) for name in _CAPACITY_SUMS))
+    by = MomentText("starts_at", step=group) if group in BY_TIME else F("cluster")
+    rows = hours.values_list(by).annotate(*(Sum(name) for name in _CAPACITY_SUMS))
     return {key: dict(zip(_CAPACITY_SUMS, map(int, sums), strict=True)) for key, *sums in rows}
 
 
@@ -236,127 +288,62 @@ def _with_capacity(
 
 
 def _with_idle_shares(
-    rows: Iterable[ReportRow], *, capacity: Mapping[str, Mapping[str, int]], rollups: QuerySet[SpendRollup]
+    report_rows: Iterable[ReportRow],
+    *,
+    rows: Iterable[Mapping[str, Any]],
+    capacity: Mapping[str, Mapping[str, int]],
 ) -> list[ReportRow]:
-    """Models' rows, each with its part of the idle of the clusters that it used, by use; one query."""
-    used = rollups.filter(amortised_nanousd__gt=0).values_list("cluster", "model")
-    by_cluster: dict[str, list[tuple[str, int]]] = {}
-    for cluster, model, part in used.annotate(part=Sum("amortised_nanousd")).order_by("cluster", "model"):
-        by_cluster.setdefault(cluster, []).append((model, int(part)))
+    """Models' rows, each with its part of the idle of the clusters that it used, by use."""
+    used: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row["amortised_nanousd"] > 0:
+            models = used.setdefault(row["cluster"], {})
+            models[row["model"]] = models.get(row["model"], 0) + int(row["amortised_nanousd"])
     idle: dict[str, int] = {}
-    for cluster, parts in by_cluster.items():
+    for cluster, models in used.items():
         total = capacity[cluster]["idle_nanousd"] if cluster in capacity else 0
-        for (model, _), share in zip(
-            parts, shares(total=total, weights=[part for _, part in parts]), strict=True
-        ):
-            idle[model] = idle.get(model, 0) + share
-    return [replace(row, idle_nanousd=idle.get(row.name, 0)) for row in rows]
-
-
-def _rollups(
-    *, from_at: datetime, to_at: datetime, only: ReportFilter | None, is_hourly: bool
-) -> QuerySet[SpendRollup]:
-    """The rows that add up to the span, each attempt in exactly one of them."""
-    if from_at.tzinfo is None or to_at.tzinfo is None:
-        raise ReportError("the span of a report needs a time zone at both ends")
-    if to_at <= from_at:
-        raise ReportError("the report ends before it begins: `to` must be later than `from`")
-    span_max = HOURLY_SPAN_MAX if is_hourly else SPAN_MAX
-    if to_at - from_at > span_max:
-        raise ReportError(f"a report of this kind spans at most {span_max.days} days")
-    start = _floor(from_at, is_hourly=True)
-    hours = Q(period=SpendRollup.Period.HOUR, starts_at__lt=to_at)
-    folded_until = None if is_hourly else _folded_until()
-    first_day = _ceiling_day(start)
-    last_day = None if folded_until is None else min(folded_until, _floor(to_at, is_hourly=False))
-    if last_day is None or last_day <= first_day:
-        rows = hours & Q(starts_at__gte=start)
-    else:
-        days = Q(period=SpendRollup.Period.DAY, starts_at__gte=first_day, starts_at__lt=last_day)
-        rows = days | (hours & Q(starts_at__gte=last_day))
-        if start < first_day:
-            rows |= Q(period=SpendRollup.Period.HOUR, starts_at__gte=start, starts_at__lt=first_day)
-    return SpendRollup.objects.filter(rows, **_conditions(only))
-
-
-def _folded_until() -> datetime | None:
-    """The moment up to which DAY rows are complete.
-
-    Not the last day that was folded, but two days before it: the hours of those may have grown since.
-    """
-    days = SpendRollup.objects.filter(period=SpendRollup.Period.DAY).order_by("-starts_at")
-    latest = days.values_list("starts_at", flat=True).first()
-    return None if latest is None else latest - timedelta(days=2)
-
-
-def _conditions(only: ReportFilter | None) -> dict[str, str]:
-    if only is None:
-        return {}
-    if only.key_id is not None and not _is_uuid(only.key_id):
-        raise ReportError(f"{only.key_id!r} is not the id of a key: open the report from the list of keys")
-    given = {
-        "key_id": only.key_id,
-        "team": only.team,
-        "organisation": only.organisation,
-        "model": only.model,
-        "cluster": only.cluster,
-    }
-    return {column: value for column, value in given.items() if value is not None}
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
+        names = sorted(models)
+        parts = shares(total=total, weights=[models[name] for name in names])
+        for name, part in zip(names, parts, strict=True):
+            idle[name] = idle.get(name, 0) + part
+    return [replace(row, idle_nanousd=idle.get(row.name, 0)) for row in report_rows]
 
 
 def _rows_by_time(
-    *,
-    rows: Iterable[Mapping[str, Any]],
-    capacity: Mapping[datetime, Mapping[str, int]],
-    is_hourly: bool,
+    by_moment: Mapping[str, ReportRow], *, capacity: Mapping[str, Mapping[str, int]]
 ) -> list[ReportRow]:
-    by_moment: dict[datetime, list[ReportRow]] = {}
-    for row in rows:
-        moment = _floor(row["starts_at"], is_hourly=is_hourly)
-        by_moment.setdefault(moment, []).append(_row(row, name=""))
-    idle: dict[datetime, int] = {}
-    for starts_at, sums in capacity.items():
-        moment = _floor(starts_at, is_hourly=is_hourly)
-        idle[moment] = idle.get(moment, 0) + sums["idle_nanousd"]
-    form = "%Y-%m-%d %H:%M" if is_hourly else "%Y-%m-%d"
+    """A row for each moment with usage, and for those when own clusters were idle alone."""
     return [
-        replace(_sum(by_moment.get(moment, ()), name=f"{moment:{form}}"), idle_nanousd=idle.get(moment, 0))
-        for moment in sorted({*by_moment, *idle})
+        replace(
+            by_moment.get(moment) or ReportRow(name=moment),
+            idle_nanousd=capacity[moment]["idle_nanousd"] if moment in capacity else 0,
+        )
+        for moment in sorted({*by_moment, *capacity})
     ]
 
 
-def _row(row: Mapping[str, Any], *, name: str, id: str = "", detail: str = "") -> ReportRow:  # noqa: A002
-    # PostgreSQL sums big integers as decimals.
-    sums: dict[str, Any] = {column: int(row[column]) for column in _SUMS}
-    return ReportRow(name=name, id=id, detail=detail, **sums)
+def _merged(rows: Iterable[Mapping[str, Any]], *, by: str) -> dict[str, ReportRow]:
+    """One row for each of the group, with the sums of all pieces and moments."""
+    sums: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        row_id = str(row[by])
+        one = sums.setdefault(row_id, {"name": "", "id": "", "detail": "", **dict.fromkeys(_SUMS, 0)})
+        for column in _SUMS:
+            # PostgreSQL sums big integers as decimals.
+            one[column] += int(row[column])
+        if by == "moment":
+            one["name"] = row_id
+        else:
+            # Names change; as within a piece the last in the alphabet stands for all.
+            one["name"], one["id"] = max(one["name"], row["label"]), row_id
+            one["detail"] = max(one["detail"], row.get("note", ""))
+    return {row_id: ReportRow(**one) for row_id, one in sums.items()}
 
 
-def _sum(rows: Iterable[ReportRow], *, name: str) -> ReportRow:
+def _sum(like: ReportRow, rows: Iterable[ReportRow]) -> ReportRow:
+    """The rows' sums, under the name of another row."""
     totals: dict[str, Any] = dict.fromkeys(_SUMS, 0)
     for row in rows:
         for column in _SUMS:
             totals[column] += getattr(row, column)
-    return ReportRow(name=name, **totals)
-
-
-def _moments(*, from_at: datetime, to_at: datetime, step: timedelta) -> tuple[datetime, ...]:
-    count = -((from_at - to_at) // step)
-    return tuple(from_at + step * index for index in range(count))
-
-
-def _floor(moment: datetime, *, is_hourly: bool) -> datetime:
-    hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return hour if is_hourly else hour.replace(hour=0)
-
-
-def _ceiling_day(moment: datetime) -> datetime:
-    day = _floor(moment, is_hourly=False)
-    return day if day == moment else day + timedelta(days=1)
+    return replace(like, **totals)

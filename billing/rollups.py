@@ -1,5 +1,6 @@
 """Folds the ledger's hours into days, so that a report over a year reads few rows."""
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,8 @@ from billing.ledger import ledger_transaction
 from billing.models import SpendRollup
 from billing.rollup_key import rollup_id
 from billing.settlements import ROLLUP_SUMS
+
+logger = logging.getLogger(__name__)
 
 # An hour may still grow after its day is over (a long answer, a reconciled attempt): so many days back
 # are folded again each time.
@@ -61,6 +64,11 @@ def _fold_day(*, day: datetime, now: datetime) -> int:
         **{f"{name}_sum": Sum(name) for name in FOLDED_SUMS},
     )
     rows = [_day_row(day=day, row=row, now=now) for row in sums.order_by(*GROUP_FIELDS)]
+    folded = SpendRollup.objects.filter(period=SpendRollup.Period.DAY, starts_at=day)
+    if sum(row.requests for row in rows) < (folded.aggregate(count=Sum("requests"))["count"] or 0):
+        # Rows are never taken back: these hours are not all of the day's, and the day knows better.
+        logger.error("day_not_folded_its_hours_are_gone day=%s", f"{day:%Y-%m-%d}")
+        return 0
     SpendRollup.objects.bulk_create(
         rows,
         update_conflicts=True,

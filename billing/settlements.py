@@ -1,17 +1,17 @@
 """Writes settlements inside the ledger's transaction: step 3 of the protocol in billing.ledger."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from billing.entries import Settlement
+from billing.entries import Hold, Settlement
 from billing.models import Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
-from billing.statements import InsertStatement, chunks, converter, placeholders, uuid_of
+from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,36 @@ def write_settlements(cursor: Any, connection: Any, settlements: Sequence[Settle
         settled += _close_reservations(cursor, connection, chosen, state=state.value)
     if not settled:
         return
-    suffix = "ON CONFLICT (attempt_id) DO NOTHING"
     records = [_usage_row(one) for one in settled]
-    InsertStatement(UsageRecord, connection=connection, suffix=suffix).execute(cursor, records)
-    _move_to_spent(cursor, settled)
-    _add_to_rollups(cursor, connection, settled)
+    # No ON CONFLICT: a row that is there though its attempt was open is drift, and nothing may move for it.
+    insert = InsertStatement(UsageRecord, connection=connection, suffix="")
+    moves = _moves_to_spent(settled)
+    # Rows, windows in id order, rollups in id order: the order in which every process locks them.
+    row_inserts = list(insert.statements(records))
+    statements = [*row_inserts, *moves, *_additions_to_rollups(connection, settled)]
+    counts = execute_all(cursor, connection, statements)
+    assert set(counts[len(row_inserts) : len(row_inserts) + len(moves)]) <= {1}, "a window outlives its holds"
+
+
+def write_tombstones(cursor: Any, connection: Any, lost: Sequence[Hold]) -> None:
+    """An open reservation of nothing for each attempt that has none: a late hold of its id finds it there."""
+    rows = [
+        {
+            "attempt_id": hold.attempt_id,
+            "request_id": hold.request_id,
+            "owner": hold.owner,
+            "state": Reservation.State.HELD.value,
+            "held_nanousd": 0,
+            "windows": [],
+            "attribution": hold.attribution,
+            "output_tokens_checkpoint": 0,
+            "created_at": hold.at,
+            "updated_at": hold.at,
+        }
+        for hold in lost
+    ]
+    suffix = "ON CONFLICT (attempt_id) DO NOTHING"
+    InsertStatement(Reservation, connection=connection, suffix=suffix).execute(cursor, rows)
 
 
 def _close_reservations(
@@ -98,7 +123,7 @@ def _usage_row(one: _Settled) -> dict[str, Any]:
     }
 
 
-def _move_to_spent(cursor: Any, settled: Sequence[_Settled]) -> None:
+def _moves_to_spent(settled: Sequence[_Settled]) -> list[tuple[str, Sequence[Any]]]:
     moves: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for one in settled:
         for window_id in one.windows:
@@ -108,10 +133,7 @@ def _move_to_spent(cursor: Any, settled: Sequence[_Settled]) -> None:
         "UPDATE billing_budgetwindow SET held_nanousd = held_nanousd - %s, "
         "spent_nanousd = spent_nanousd + %s WHERE id = %s"
     )
-    for window_id in sorted(moves):
-        held, charged = moves[window_id]
-        cursor.execute(sql, (held, charged, window_id))
-        assert cursor.rowcount == 1, "a window outlives the holds that count against it"
+    return [(sql, (*moves[window_id], window_id)) for window_id in sorted(moves)]
 
 
 ROLLUP_SUMS = (
@@ -127,7 +149,9 @@ ROLLUP_SUMS = (
 )
 
 
-def _add_to_rollups(cursor: Any, connection: Any, settled: Sequence[_Settled]) -> None:
+def _additions_to_rollups(
+    connection: Any, settled: Sequence[_Settled]
+) -> Iterator[tuple[str, Sequence[Any]]]:
     rows: dict[str, dict[str, Any]] = {}
     for one in settled:
         addition = _rollup_row(one)
@@ -138,7 +162,7 @@ def _add_to_rollups(cursor: Any, connection: Any, settled: Sequence[_Settled]) -
     sums = ", ".join(f"{name} = billing_spendrollup.{name} + excluded.{name}" for name in ROLLUP_SUMS)
     suffix = f"ON CONFLICT (id) DO UPDATE SET {sums}, updated_at = excluded.updated_at"
     ordered = [rows[row_id] for row_id in sorted(rows)]
-    InsertStatement(SpendRollup, connection=connection, suffix=suffix).execute(cursor, ordered)
+    yield from InsertStatement(SpendRollup, connection=connection, suffix=suffix).statements(ordered)
 
 
 def _rollup_row(one: _Settled) -> dict[str, Any]:

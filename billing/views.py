@@ -1,7 +1,7 @@
 """The usage page and its CSV: who spent what on which model and cluster."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
@@ -18,6 +18,7 @@ from django.views.decorators.http import require_safe
 from billing import capacity, charts, reports
 from billing.amounts import plain_usd_text
 from billing.periods import PERIODS, Period, PeriodError, period_of
+from billing.rollup_rows import ReportError, ReportFilter
 
 TABS = {"day": "Day", "team": "Team", "key": "Key", "model": "Model", "cluster": "Cluster"}
 FILTERS = {
@@ -36,11 +37,19 @@ DRILL_DOWN = {
     "cluster": "model",
 }
 # Where idle is known by row, and where a million tokens has one price worth comparing.
-GROUPS_WITH_IDLE = ("day", "hour", "model", "cluster")
+GROUPS_BY_TIME = ("day", "hour")
+GROUPS_WITH_IDLE = (*GROUPS_BY_TIME, "model", "cluster")
 GROUPS_WITH_RATES = ("model", "cluster")
-ROWS_SHOWN_MAX = 200
+# The columns after the owned one: charged, requests, tokens in and out, share; and those that may be there.
+COLUMNS_AFTER_BILL = 5
+COLUMN_COUNTS = {"is_idle_column": 1, "is_rate_column": 2, "is_seed_column": 1, "is_reported_column": 2}
+ROWS_SHOWN_MAX = 100
+# The CSV's line for what no row has.
+IDLE_LINE = "(idle)"
 TEXT_CHARACTERS_MAX = 200
 HOURLY_CHART_SPAN_MAX = timedelta(days=2)
+DAILY_CHART_SPAN_MAX = timedelta(days=100)
+STEP_LABELS = {"hour": "%H:%M", "day": "%d %b", "month": "%b %Y"}
 # A spreadsheet would run a cell that begins so as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -51,7 +60,7 @@ class Question:
 
     group: str
     period: Period
-    only: reports.ReportFilter
+    only: ReportFilter
     parameters: dict[str, str]
 
     def link(self, path: str, **changes: str) -> str:
@@ -70,7 +79,7 @@ def _explain_bad_question(view: View) -> View:
     def explained(request: HttpRequest) -> HttpResponse:
         try:
             return view(request)
-        except (PeriodError, reports.ReportError) as error:
+        except (PeriodError, ReportError) as error:
             return render(request, "billing/usage_error.html", {"message": str(error)}, status=400)
 
     return explained
@@ -83,29 +92,26 @@ def show_usage(request: HttpRequest) -> HttpResponse:
     now = timezone.now()  # noqa: TID251 -- a view is an edge
     question = _question(request, now=now)
     period = question.period
-    report = reports.spend_report(
-        group=question.group, from_at=period.from_at, to_at=period.to_at, only=question.only
+    step = _step(period)
+    report, series = reports.report_and_series(
+        group=question.group, step=step, from_at=period.from_at, to_at=period.to_at, only=question.only
     )
-    is_hourly = period.to_at - period.from_at <= HOURLY_CHART_SPAN_MAX
-    make_series = reports.hourly_series if is_hourly else reports.daily_series
-    split = question.group if question.group in reports.SPLITS else "cluster"
-    series = make_series(split=split, from_at=period.from_at, to_at=period.to_at, only=question.only)
     context = {
         "title": "Usage",
         "period": period,
         "group": question.group,
         "group_label": TABS.get(question.group, question.group.capitalize()),
         "totals": report.totals,
-        **_bill(question),
+        **_bill(question, totals=report.totals),
         "failed_percent": charts.percent_text(part=report.totals.failures, whole=report.totals.requests),
         "estimated_percent": charts.percent_text(part=report.totals.estimates, whole=report.totals.requests),
         "rows": [
-            _table_row(row, question=question, totals=report.totals) for row in report.rows[:ROWS_SHOWN_MAX]
+            _table_row(row, question=question, totals=report.totals) for row in _shown(report.rows, question)
         ],
         "hidden_row_count": max(0, len(report.rows) - ROWS_SHOWN_MAX),
         "csv_url": question.link(reverse("billing:usage_csv")),
         **_navigation(question),
-        **_drawings(series=series, split=split, is_hourly=is_hourly, now=now),
+        **_drawings(series, question=question, step=step, now=now),
     }
     return render(request, "billing/usage.html", context)
 
@@ -124,13 +130,19 @@ def download_usage(request: HttpRequest) -> HttpResponse:
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     writer = csv.writer(response)
     writer.writerow((question.group, "id", "belongs_to", *CSV_SUMS, *CSV_AMOUNTS, "charged_usd", "bill_usd"))
-    for row in report.rows:
+    idle = reports.ReportRow(name=IDLE_LINE, idle_nanousd=report.unshared_idle_nanousd)
+    for row in (*report.rows, *([idle] if idle.idle_nanousd else [])):
         texts = [neutral_cell(text) for text in (row.name, row.id, row.detail)]
         sums = [getattr(row, column) for column in CSV_SUMS]
         amounts = [getattr(row, name) for name in CSV_AMOUNTS.values()]
         dollars = [plain_usd_text(amount) for amount in (row.cost_nanousd, row.bill_nanousd)]
         writer.writerow((*texts, *sums, *amounts, *dollars))
     return response
+
+
+def _shown(rows: Sequence[reports.ReportRow], question: Question) -> Sequence[reports.ReportRow]:
+    """The dearest, or where they come in the order of time the latest."""
+    return rows[-ROWS_SHOWN_MAX:] if question.group in GROUPS_BY_TIME else rows[:ROWS_SHOWN_MAX]
 
 
 CSV_SUMS = (
@@ -151,6 +163,9 @@ CSV_AMOUNTS = {
     "used_nanousd_per_mtok": "used_nanousd_per_mtok",
     "loaded_nanousd_per_mtok": "loaded_nanousd_per_mtok",
     "seed_nanousd_per_1k": "seed_nanousd_per_1k",
+    "reported_nanousd": "reported_cost_nanousd",
+    "compared_nanousd": "compared_cost_nanousd",
+    "reported_difference_nanousd": "reported_difference_nanousd",
 }
 
 
@@ -171,7 +186,7 @@ def _question(request: HttpRequest, *, now: datetime) -> Question:
     return Question(
         group=parameters["group"],
         period=period,
-        only=reports.ReportFilter(**chosen),
+        only=ReportFilter(**chosen),
         parameters=parameters,
     )
 
@@ -179,7 +194,7 @@ def _question(request: HttpRequest, *, now: datetime) -> Question:
 def _text(request: HttpRequest, name: str) -> str:
     value = request.GET.get(name, "").strip()
     if len(value) > TEXT_CHARACTERS_MAX or not value.isprintable():
-        raise reports.ReportError(f"the value of {name!r} is longer than any name, or no text")
+        raise ReportError(f"the value of {name!r} is longer than any name, or no text")
     return value
 
 
@@ -231,7 +246,7 @@ def _table_row(row: reports.ReportRow, *, question: Question, totals: reports.Re
     }
 
 
-def _bill(question: Question) -> dict[str, Any]:
+def _bill(question: Question, *, totals: reports.ReportRow) -> dict[str, Any]:
     """What the page says of the owned clusters' part of the bill, and of the hours that are still open."""
     only = question.only
     # Idle is nobody's: a part of the keys, teams or models has a bill without it.
@@ -239,32 +254,41 @@ def _bill(question: Question) -> dict[str, Any]:
     period = question.period
     running = capacity.running_hours(from_at=period.from_at, to_at=period.to_at, cluster=only.cluster)
     group = question.group
-    return {
-        "has_idle": has_idle,
-        "running": running if has_idle else None,
+    columns = {
         "is_idle_column": has_idle and group in GROUPS_WITH_IDLE,
         "is_rate_column": group in GROUPS_WITH_RATES,
         "is_seed_column": group == "cluster",
-        # The lines of idle and of the bill put their one amount below the owned column.
-        "column_count_before_bill": 7,
-        "column_count_after_bill": 2
-        + (has_idle and group in GROUPS_WITH_IDLE)
-        + 2 * (group in GROUPS_WITH_RATES)
-        + (group == "cluster"),
+        "is_reported_column": totals.is_compared,
+    }
+    return {
+        **columns,
+        "has_idle": has_idle,
+        "running": running if has_idle else None,
+        # The lines of idle and of the bill put their one amount below the owned column, their words after it.
+        "column_count_after_bill": COLUMNS_AFTER_BILL
+        + sum(COLUMN_COUNTS[name] for name, is_there in columns.items() if is_there),
     }
 
 
-def _drawings(*, series: reports.Series, split: str, is_hourly: bool, now: datetime) -> dict[str, Any]:
-    labels = [f"{moment:%H:%M}" if is_hourly else f"{moment:%d %b}" for moment in series.moments]
+def _step(period: Period) -> str:
+    """By hours, days or months, so that a few dozen bars say it."""
+    span = period.to_at - period.from_at
+    if span <= HOURLY_CHART_SPAN_MAX:
+        return "hour"
+    return "day" if span <= DAILY_CHART_SPAN_MAX else "month"
+
+
+def _drawings(series: reports.Series, *, question: Question, step: str, now: datetime) -> dict[str, Any]:
+    split = question.group if question.group in reports.SPLITS else "cluster"
     by_moment = [sum(amounts) for amounts in zip(*series.values_nanousd, strict=True)]
     past = [value for moment, value in zip(series.moments, by_moment, strict=False) if moment <= now]
     return {
         "split": split,
         "chart": charts.stacked_bars(
-            labels=labels,
+            labels=[format(moment, STEP_LABELS[step]) for moment in series.moments],
             names=series.names,
             values_nanousd=series.values_nanousd,
-            title=f"Charged per {'hour' if is_hourly else 'day'} by {split}",
+            title=f"Charged per {step} by {split}",
         ),
         "bar_list": charts.bar_list(
             names=series.names, values_nanousd=[sum(amounts) for amounts in series.values_nanousd]

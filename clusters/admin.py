@@ -2,54 +2,41 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
 
-from clusters import inventory, monitor
-from clusters.forms import ClusterForm, DeploymentForm, RetireForm, RouteForm, RouterSettingsForm, usd
-from clusters.models import Cluster, ClusterSecret, Deployment, HealthCheck, Route, RouterSettings
+from clusters import hourly_costs, inventory, monitor
+from clusters.badges import HEALTH_BADGES, STATE_BADGES, badge, check_badge
+from clusters.forms import (
+    ClusterForm,
+    DeploymentForm,
+    HourlyCostForm,
+    RetireForm,
+    RouteForm,
+    RouterSettingsForm,
+    usd,
+)
+from clusters.health_admin import HealthCheckAdmin
+from clusters.models import Cluster, ClusterSecret, Deployment, HealthCheck, HourlyCost, Route, RouterSettings
 from clusters.report import certificate_problem, nanousd_per_1k_tokens
-from clusters.snapshots import load_clusters
+from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
 
 RECENT_CHECKS = 20
-HEALTH_CHECK_ROWS_MAX = 10_000
+HOURLY_COSTS_SHOWN = 12
+STANDING_BADGES = {"scheduled": "badge-warn", "in force": "badge-ok", "past": "badge-muted"}
 PROBES_PER_ACTION_MAX = 100
 UNKNOWN = "-"
-STATE_BADGES = {
-    Cluster.State.ACTIVE.value: "badge-ok",
-    Cluster.State.DRAINING.value: "badge-warn",
-    Cluster.State.DISABLED.value: "badge-muted",
-}
-HEALTH_BADGES = {
-    Cluster.Health.HEALTHY.value: "badge-ok",
-    Cluster.Health.UNHEALTHY.value: "badge-bad",
-    Cluster.Health.UNKNOWN.value: "badge-muted",
-}
 
 
-def badge(*, css_class: str, text: str) -> SafeString:
-    """A coloured word; the colours are in the stylesheet."""
-    return format_html('<span class="badge {}">{}</span>', css_class, text)
-
-
-class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # takes no argument at run time
-    """Counts no further than the rows that anybody would page through."""
-
-    @cached_property
-    def count(self) -> int:
-        """At most `HEALTH_CHECK_ROWS_MAX`."""
-        rows: Any = self.object_list
-        return int(rows[:HEALTH_CHECK_ROWS_MAX].count())
+admin.site.register(HealthCheck, HealthCheckAdmin)
 
 
 class InventoryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # takes no argument at run time
@@ -88,6 +75,48 @@ class DeploymentInline(admin.TabularInline):  # type: ignore[type-arg]  # takes 
     ordering = ("model",)
 
 
+class HourlyCostInline(admin.TabularInline):  # type: ignore[type-arg]  # takes no argument at run time
+    """What the cluster costs from when on: the latest rows; a file may have brought thousands."""
+
+    model = HourlyCost
+    form = HourlyCostForm
+    fields = ("effective_at", "cost_per_hour_usd", "source", "standing")
+    readonly_fields = ("source", "standing")
+    extra = 0
+    ordering = ("-effective_at",)
+    verbose_name = "hourly cost"
+    verbose_name_plural = (
+        f"hourly costs (the latest {HOURLY_COSTS_SHOWN}; scheduled ones may be deleted, none is changed)"
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[HourlyCost]:
+        """By their ids: a formset cannot take a slice."""
+        match = request.resolver_match
+        cluster_id = _uuid(match.kwargs.get("object_id") if match else None)
+        rows = super().get_queryset(request)
+        if cluster_id is None:
+            return rows.none()
+        now = timezone.now()  # noqa: TID251 -- an edge: a page is drawn
+        latest = HourlyCost.objects.filter(cluster_id=cluster_id).order_by("-effective_at")
+        in_force = latest.filter(effective_at__lte=now).values_list("id", flat=True).first()
+        rows = rows.annotate(
+            standing=Case(
+                When(effective_at__gt=now, then=Value("scheduled")),
+                When(id=in_force, then=Value("in force")),
+                default=Value("past"),
+            )
+        )
+        shown: QuerySet[HourlyCost] = rows.filter(
+            id__in=list(latest.values_list("id", flat=True)[:HOURLY_COSTS_SHOWN])
+        )
+        return shown
+
+    @admin.display(description="standing")
+    def standing(self, obj: Any) -> str:
+        """Scheduled, in force or past."""
+        return badge(css_class=STANDING_BADGES[obj.standing], text=obj.standing)
+
+
 class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # takes no argument at run time
     """What is stored, never what is in it."""
 
@@ -121,13 +150,14 @@ class ClusterAdmin(InventoryAdmin):
     search_fields = ("name",)
     ordering = ("name",)
     actions = ("probe_now", "drain", "activate", "disable")
-    inlines = (DeploymentInline, ClusterSecretInline)
+    inlines = (HourlyCostInline, DeploymentInline, ClusterSecretInline)
     readonly_fields = (
         "health_badge",
         "health_checked_at",
         "load",
         "speed",
         "latency",
+        "cost_per_hour",
         "cost_per_1k",
         "credentials",
         "recent_checks",
@@ -137,7 +167,12 @@ class ClusterAdmin(InventoryAdmin):
         ("Connection", {"fields": ("endpoint", "backend", "auth_type", "allow_private_network")}),
         (
             "Cost and capacity",
-            {"fields": ("billing", "cost_per_hour_usd", "tokens_per_s", "in_flight_max", "cost_per_1k")},
+            {
+                "fields": (
+                    *("billing", "cost_per_hour_usd", "replica_count", "tokens_per_s", "in_flight_max"),
+                    *("cost_per_hour", "cost_per_1k"),
+                )
+            },
         ),
         ("Provider limits", {"fields": ("default_model", "rpm_max", "tpm_max", "burst_percent")}),
         (
@@ -159,17 +194,27 @@ class ClusterAdmin(InventoryAdmin):
         ),
     )
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """With what each costs now."""
+        now = timezone.now()  # noqa: TID251 -- an edge: a page is drawn
+        return with_cost_in_force(super().get_queryset(request), now=now)
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """The cluster, then the secrets entered beside it."""
+        # A scaler may have written the replicas since the page was opened: only what was entered is saved.
+        left_alone = set() if "replica_count" in form.changed_data else {"replica_count"}
         with self.told(request):
-            inventory.save_record(record=obj)
+            inventory.save_record(record=obj, left_alone=left_alone)
             for purpose, label, plaintext in form.entered_secrets():
                 inventory.store_secret(cluster_id=obj.pk, purpose=purpose, plaintext=plaintext, label=label)
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
-        """Deployments are saved and deleted; of secrets the ticked ones are retired."""
+        """Deployments and hourly costs go through their doors; of secrets the ticked ones are retired."""
         changed = formset.save(commit=False)
         with self.told(request):
+            if formset.model is HourlyCost:
+                _save_hourly_costs(added=formset.new_objects, deleted=formset.deleted_objects)
+                return
             if formset.model is ClusterSecret:
                 for row in formset.forms:
                     if row.cleaned_data.get("retire"):
@@ -219,16 +264,21 @@ class ClusterAdmin(InventoryAdmin):
         """Time to first token where the cluster says it, else the health request's."""
         return UNKNOWN if obj.latency_ms is None else f"{obj.latency_ms} ms"
 
-    @admin.display(description="cost per hour", ordering="cost_per_hour_nanousd")
-    def cost_per_hour(self, obj: Cluster) -> str:
-        """In dollars."""
-        return f"${usd(obj.cost_per_hour_nanousd):,.4f}" if obj.cost_per_hour_nanousd else UNKNOWN
+    @admin.display(description="cost per hour now", ordering="cost_in_force")
+    def cost_per_hour(self, obj: Any) -> str:
+        """In dollars, with the replicas of an autoscaled cluster."""
+        cost = getattr(obj, "cost_in_force", obj.cost_per_hour_nanousd)
+        if not cost:
+            return UNKNOWN
+        if obj.billing == Cluster.Billing.AUTOSCALED and obj.replica_count != 1:
+            return f"{obj.replica_count} x ${usd(cost):,.4f} = ${usd(cost * obj.replica_count):,.4f}"
+        return f"${usd(cost):,.4f}"
 
     @admin.display(description="cost per 1K tokens")
-    def cost_per_1k(self, obj: Cluster) -> str:
+    def cost_per_1k(self, obj: Any) -> str:
         """The seed's formula at the measured or rated speed."""
         cost = nanousd_per_1k_tokens(
-            cost_per_hour_nanousd=obj.cost_per_hour_nanousd,
+            cost_per_hour_nanousd=getattr(obj, "cost_in_force", obj.cost_per_hour_nanousd),
             tokens_per_s=obj.measured_tokens_per_s or obj.tokens_per_s,
             overhead_permille=inventory.get_router_settings().overhead_permille,
         )
@@ -237,12 +287,13 @@ class ClusterAdmin(InventoryAdmin):
     @admin.display(description="credentials")
     def credentials(self, obj: Cluster) -> str:
         """Whether what is stored can be used; never what it is."""
-        for view in load_clusters(cluster_ids=[obj.pk]):
+        now = timezone.now()  # noqa: TID251 -- an edge: a page is drawn
+        for view in load_clusters(cluster_ids=[obj.pk], now=now):
             if view.secret_problem:
                 return format_html(
                     "{} {}", badge(css_class="badge-bad", text="Unusable"), view.secret_problem
                 )
-            problem = certificate_problem(view=view, now=timezone.now())  # noqa: TID251 -- an edge: a page is drawn
+            problem = certificate_problem(view=view, now=now)
             if problem:
                 return format_html("{} {}", badge(css_class="badge-warn", text="Expiring"), problem)
             return badge(css_class="badge-ok", text="Usable")
@@ -258,7 +309,7 @@ class ClusterAdmin(InventoryAdmin):
             (
                 (
                     f"{check.checked_at:%Y-%m-%d %H:%M:%S}",
-                    _check_badge(check),
+                    check_badge(check),
                     check.reason or UNKNOWN,
                     check.duration_ms,
                     f"{_known(check.queue_depth)} / {_known(check.running_count)}",
@@ -376,52 +427,23 @@ class RouterSettingsAdmin(InventoryAdmin):
         return HttpResponseRedirect(reverse("admin:clusters_routersettings_change", args=[row.pk]))
 
 
-@admin.register(HealthCheck)
-class HealthCheckAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # takes no argument at run time
-    """What the probes saw, read-only."""
-
-    list_display = (
-        "checked_at",
-        "cluster_name",
-        "health",
-        "reason",
-        "duration_ms",
-        "queue_depth",
-        "tokens_per_s",
-    )
-    list_filter = ("is_healthy", "cluster")
-    list_select_related = ("cluster",)
-    ordering = ("-checked_at",)
-    show_full_result_count = False
-    paginator = BoundedPaginator
-
-    @admin.display(description="cluster")
-    def cluster_name(self, obj: HealthCheck) -> str:
-        """Without its id."""
-        return obj.cluster.name
-
-    @admin.display(description="health", ordering="is_healthy")
-    def health(self, obj: HealthCheck) -> str:
-        """Of this one check."""
-        return _check_badge(obj)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Only the prober writes."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Only the prober writes."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Pruned by age."""
-        return False
+def _save_hourly_costs(*, added: list[HourlyCost], deleted: list[HourlyCost]) -> None:
+    now = timezone.now()  # noqa: TID251 -- an edge: the administrator saves now
+    for row in deleted:
+        hourly_costs.withdraw_hourly_cost(hourly_cost_id=row.pk, now=now)
+    for row in added:
+        hourly_costs.put_hourly_cost(
+            cluster_name=row.cluster.name,
+            effective_at=row.effective_at,
+            cost_per_hour_nanousd=row.cost_per_hour_nanousd,
+        )
 
 
-def _check_badge(check: HealthCheck) -> SafeString:
-    if check.is_healthy:
-        return badge(css_class="badge-ok", text="Healthy")
-    return badge(css_class="badge-bad", text="Unhealthy")
+def _uuid(text: Any) -> UUID | None:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        return None
 
 
 def _known(value: int | None) -> str:

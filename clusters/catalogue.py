@@ -16,6 +16,7 @@ BILLINGS = tuple(Cluster.Billing.values)
 STATES = tuple(Cluster.State.values)
 CAPABILITIES = inventory.CAPABILITIES
 POLICIES = inventory.POLICIES
+REPLICAS_MAX = inventory.REPLICAS_MAX
 
 CLUSTER_FIELDS = (
     "kind",
@@ -27,6 +28,7 @@ CLUSTER_FIELDS = (
     "allow_private_network",
     "billing",
     "cost_per_hour_nanousd",
+    "replica_count",
     "tokens_per_s",
     "in_flight_max",
     "default_model",

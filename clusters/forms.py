@@ -5,13 +5,18 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from clusters import inventory
-from clusters.models import Cluster, ClusterSecret, Deployment, Route, RouterSettings
+from clusters.hourly_costs import COST_PER_HOUR_NANOUSD_MAX
+from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Route, RouterSettings
 from routing.money import NANOUSD_PER_USD
 
 USD_DECIMALS = 9
 PERMILLE = 1000
+HOURLY_USD_MAX = COST_PER_HOUR_NANOUSD_MAX // NANOUSD_PER_USD
 # Form field -> purpose; the token field's purpose follows from the kind of authentication.
 PEM_FIELDS = {
     "client_certificate": ClusterSecret.Purpose.CLIENT_CERTIFICATE.value,
@@ -29,6 +34,14 @@ class WriteOnlyTextarea(forms.Textarea):
 
     def format_value(self, value: Any) -> None:
         """Nothing, ever."""
+
+
+class ShownText(forms.Widget):
+    """A value that is shown and cannot be entered."""
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        """Moments without seconds that say nothing."""
+        return format_html("<span>{}</span>", str(value).removesuffix(":00"))
 
 
 class ModelListField(forms.CharField):
@@ -83,7 +96,8 @@ class ClusterForm(InventoryForm):
         max_digits=15,
         decimal_places=USD_DECIMALS,
         initial=0,
-        help_text="Of the whole cluster; 0 for a provider that is paid by the token.",
+        help_text="Of the whole cluster, of an autoscaled one: of each replica. 0 for a provider that is "
+        "paid by the token. The hourly costs below go before it once they are in force.",
     )
     secret = forms.CharField(
         label="New token or HMAC secret",
@@ -122,6 +136,7 @@ class ClusterForm(InventoryForm):
             "auth_type",
             "allow_private_network",
             "billing",
+            "replica_count",
             "tokens_per_s",
             "in_flight_max",
             "default_model",
@@ -130,6 +145,12 @@ class ClusterForm(InventoryForm):
             "burst_percent",
             "state",
         )
+        help_texts = {
+            "replica_count": "Of an autoscaled cluster: how many run now. An autoscaler's hook may say so "
+            "by manage.py set_replicas.",
+            "tokens_per_s": "At full batch, of an autoscaled cluster: of each replica. Empty: what the "
+            "prober measures, else 10.",
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Show the price in dollars."""
@@ -181,6 +202,34 @@ class DeploymentForm(InventoryForm):
             "capabilities",
             "is_enabled",
         )
+
+
+class HourlyCostForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
+    """What a cluster costs from a moment on; a row that is stored shows itself and cannot be changed."""
+
+    effective_at = forms.SplitDateTimeField(label="From (UTC)", widget=AdminSplitDateTime)
+    cost_per_hour_usd = forms.DecimalField(
+        label="USD per hour", min_value=0, max_value=HOURLY_USD_MAX, decimal_places=USD_DECIMALS
+    )
+
+    class Meta:
+        model = HourlyCost
+        fields = ("effective_at",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Show the cost in dollars."""
+        super().__init__(*args, **kwargs)
+        if not self.instance._state.adding:  # noqa: SLF001 -- Django's documented name
+            self.initial["cost_per_hour_usd"] = usd(self.instance.cost_per_hour_nanousd)
+            self.fields["effective_at"] = forms.DateTimeField(disabled=True, widget=ShownText())
+            self.fields["cost_per_hour_usd"] = forms.DecimalField(disabled=True, widget=ShownText())
+
+    def clean(self) -> dict[str, Any]:
+        """The cost becomes nano-USD, exactly."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if (cost := cleaned.get("cost_per_hour_usd")) is not None:
+            self.instance.cost_per_hour_nanousd = nanousd(cost)
+        return cleaned
 
 
 class RetireForm(forms.ModelForm):  # type: ignore[type-arg]  # as above

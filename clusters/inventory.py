@@ -1,7 +1,7 @@
 """The one door for writes to the inventory: checks each change, makes it, and counts it as a revision."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -44,6 +44,7 @@ DISCOVERED_MODELS_MAX = 200
 CONTEXT_WINDOW_ASSUMED = 8192
 ENDPOINT_CHARACTERS_MAX = 300
 REASON_CHARACTERS_MAX = 200
+REPLICAS_MAX = 100_000
 
 # What the prober writes; saving a cluster never writes it back with what a form read a minute ago.
 _HEALTH_FIELDS = frozenset(
@@ -92,18 +93,19 @@ def check_values(*, record: models.Model) -> None:
     check(record)
 
 
-def save_record(*, record: models.Model) -> None:
+def save_record(*, record: models.Model, left_alone: Collection[str] = ()) -> None:
     """Check and save a Cluster, Deployment, Route or RouterSettings.
 
-    Of a cluster that exists already, what the prober saw is left as it is in the table.
+    Of a cluster that exists already, what the prober saw is left as it is in the table, and so are the
+    fields `left_alone`: others may have written them since the record was read.
     """
     with transaction.atomic():
         check_record(record=record)
         if isinstance(record, Cluster) and not record._state.adding:  # noqa: SLF001 -- Django's documented name
-            _save_changed_cluster(record)
+            _save_changed_cluster(record, left_alone=left_alone)
         else:
             record.save()
-        _bump_revision()
+        bump_revision()
 
 
 def delete_records(*, records: Iterable[models.Model]) -> None:
@@ -113,7 +115,7 @@ def delete_records(*, records: Iterable[models.Model]) -> None:
             if not isinstance(record, Cluster | Deployment | Route | ClusterSecret):
                 raise InventoryError(f"a {type(record).__name__} cannot be deleted")
             record.delete()
-        _bump_revision()
+        bump_revision()
 
 
 def set_cluster_state(*, cluster_id: UUID, state: str) -> None:
@@ -123,7 +125,28 @@ def set_cluster_state(*, cluster_id: UUID, state: str) -> None:
     with transaction.atomic():
         changes = {"health_checked_at": None} if state == Cluster.State.ACTIVE else {}
         _one(Cluster.objects.filter(id=cluster_id).update(state=state, **changes), f"cluster {cluster_id}")
-        _bump_revision()
+        bump_revision()
+
+
+def set_replica_count(*, cluster_name: str, replica_count: int) -> bool:
+    """Note how many replicas an autoscaled cluster runs; for whoever scales it. True if that changed."""
+    if not 0 <= replica_count <= REPLICAS_MAX:
+        raise InventoryError(f"{replica_count} replicas: write a number from 0 to {REPLICAS_MAX}")
+    with transaction.atomic():
+        cluster = Cluster.objects.select_for_update().filter(name=cluster_name).first()
+        if cluster is None:
+            raise InventoryError(f"there is no cluster {cluster_name!r}: see the names in check_clusters")
+        if cluster.billing != Cluster.Billing.AUTOSCALED:
+            raise InventoryError(
+                f"{cluster_name!r} is {cluster.billing}, and its replicas are not counted: set its billing "
+                f"to autoscaled first"
+            )
+        if cluster.replica_count == replica_count:
+            return False
+        cluster.replica_count = replica_count
+        cluster.save(update_fields=["replica_count", "updated_at"])
+        bump_revision()
+    return True
 
 
 def check_secret(*, purpose: str, plaintext: str) -> str:
@@ -176,7 +199,7 @@ def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str =
             ciphertext=sealed.ciphertext,
             encryption_key_id=sealed.key_id,
         )
-        _bump_revision()
+        bump_revision()
     return secret_id
 
 
@@ -212,7 +235,7 @@ def retire_secret(*, secret_id: UUID) -> None:
         secret.ciphertext = b""
         secret.encryption_key_id = ""
         secret.save(update_fields=["is_active", "ciphertext", "encryption_key_id"])
-        _bump_revision()
+        bump_revision()
 
 
 def reseal_secrets() -> int:
@@ -229,7 +252,7 @@ def reseal_secrets() -> int:
             secret.ciphertext = sealed.ciphertext
             secret.encryption_key_id = sealed.key_id
         ClusterSecret.objects.bulk_update(secrets, ["ciphertext", "encryption_key_id"], batch_size=100)
-        _bump_revision()
+        bump_revision()
     return len(secrets)
 
 
@@ -265,7 +288,7 @@ def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) 
             ttft_ms=observation.ttft_ms,
         )
         if routed_before != [getattr(cluster, name) for name in _ROUTED_FIELDS]:
-            _bump_revision()
+            bump_revision()
     if cluster.health != health_before:
         logger.warning(
             "cluster_health_changed name=%s from=%s to=%s reason=%s",
@@ -300,7 +323,7 @@ def add_deployments(
             for name in names[:DISCOVERED_MODELS_MAX]
         ]
         Deployment.objects.bulk_create(deployments)
-        _bump_revision()
+        bump_revision()
     logger.info("deployments_discovered cluster=%s count=%s", cluster.name, len(deployments))
     return len(deployments)
 
@@ -313,8 +336,16 @@ def get_router_settings() -> RouterSettings:
     with transaction.atomic():
         # Two first callers may race for the row: both then read the one that won.
         RouterSettings.objects.bulk_create([RouterSettings(id=SINGLE_ROW_ID)], ignore_conflicts=True)
-        _bump_revision()
+        bump_revision()
     return RouterSettings.objects.get(id=SINGLE_ROW_ID)
+
+
+def bump_revision() -> None:
+    """Count a change, inside its transaction: every gateway reads the inventory anew."""
+    if Revision.objects.filter(id=SINGLE_ROW_ID).update(number=F("number") + 1) == 0:
+        # Two first writers may race for the row: whoever comes second finds it and adds.
+        Revision.objects.bulk_create([Revision(id=SINGLE_ROW_ID)], ignore_conflicts=True)
+        Revision.objects.filter(id=SINGLE_ROW_ID).update(number=F("number") + 1)
 
 
 def _check_cluster(cluster: Cluster) -> None:
@@ -329,6 +360,8 @@ def _check_cluster(cluster: Cluster) -> None:
         raise InventoryError(str(error), field="endpoint") from error
     if cluster.auth_type == Cluster.Auth.MTLS and not cluster.endpoint.startswith("https://"):
         raise InventoryError("mutual TLS needs an endpoint that begins with https://", field="endpoint")
+    if cluster.replica_count > REPLICAS_MAX:
+        raise InventoryError(f"at most {REPLICAS_MAX} replicas", field="replica_count")
     if cluster.default_model and (problem := _name_problem(cluster.default_model)):
         raise InventoryError(f"default model: {problem}", field="default_model")
 
@@ -415,12 +448,12 @@ def _as_inventory_error(error: ValidationError) -> InventoryError:
     return InventoryError("; ".join(error.messages))
 
 
-def _save_changed_cluster(cluster: Cluster) -> None:
+def _save_changed_cluster(cluster: Cluster, *, left_alone: Collection[str]) -> None:
     before = Cluster.objects.filter(pk=cluster.pk).values(*_PROBED_FIELDS).first()
     if before is None:
         raise InventoryError(f"cluster {cluster.name} was deleted meanwhile: add it anew")
     names = {field.name for field in cluster._meta.concrete_fields if not field.primary_key}
-    cluster.save(update_fields=sorted(names - _HEALTH_FIELDS))
+    cluster.save(update_fields=sorted(names - _HEALTH_FIELDS - set(left_alone)))
     if any(before[name] != getattr(cluster, name) for name in _PROBED_FIELDS):
         _forget_latest_probe(cluster.pk)
 
@@ -458,10 +491,3 @@ def _forget_latest_probe(cluster_id: UUID) -> None:
 def _one(changed_count: int, what: str) -> None:
     if changed_count != 1:
         raise InventoryError(f"there is no {what}: it may have been deleted meanwhile")
-
-
-def _bump_revision() -> None:
-    if Revision.objects.filter(id=SINGLE_ROW_ID).update(number=F("number") + 1) == 0:
-        # Two first writers may race for the row: whoever comes second finds it and adds.
-        Revision.objects.bulk_create([Revision(id=SINGLE_ROW_ID)], ignore_conflicts=True)
-        Revision.objects.filter(id=SINGLE_ROW_ID).update(number=F("number") + 1)

@@ -61,7 +61,7 @@ def probe_clusters(*, cluster_ids: Sequence[UUID], now: datetime) -> list[ProbeR
     """Probe these clusters now, due or not, and write down what was seen; in the order of their names."""
     if not cluster_ids:
         return []
-    views = load_clusters(cluster_ids=cluster_ids)
+    views = load_clusters(cluster_ids=cluster_ids, now=now)
     observations = asyncio.run(_probe_all(views, now_s=int(now.timestamp())))
     results = [
         ProbeResult(cluster_id=UUID(view.id), name=view.name, observation=observation)

@@ -34,11 +34,11 @@ def report_clusters(*, now: datetime, is_probing: bool) -> list[ClusterReport]:
     observations: dict[str, Observation] = {}
     if is_probing:
         cluster_ids = [
-            UUID(view.id) for view in load_inventory().clusters if view.state != Cluster.State.DISABLED
+            UUID(view.id) for view in load_inventory(now=now).clusters if view.state != Cluster.State.DISABLED
         ]
         results = probe_clusters(cluster_ids=cluster_ids, now=now)
         observations = {str(result.cluster_id): result.observation for result in results}
-    snapshot = load_inventory()
+    snapshot = load_inventory(now=now)
     return [
         _report(
             view,

@@ -4,9 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from clusters.models import Cluster, ClusterSecret, Deployment, Revision, Route, RouterSettings
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Revision, Route, RouterSettings
 from clusters.signing import NoneSigner, Signer, SigningError, TlsIdentity, build_signer, build_tls_identity
 from clusters.vault import VaultError, decrypt
 
@@ -32,6 +36,7 @@ class ClusterView:
     """A cluster with what was last seen of it and what reaches it; `None` means unknown, never zero.
 
     `secret_problem` says why its secrets cannot be used: such a cluster is shown, never routed to.
+    The cost per hour is the one in force when the view was made, of an autoscaled cluster for a replica.
     """
 
     id: str
@@ -63,6 +68,8 @@ class ClusterView:
     tls: TlsIdentity | None
     secret_problem: str
     deployments: tuple[DeploymentView, ...]
+    replica_count: int = 1
+    cost_changes_at: datetime | None = None  # when the next cost per hour comes into force
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +115,13 @@ def get_revision() -> int:
     return Revision.objects.filter(id=SINGLE_ROW_ID).values_list("number", flat=True).first() or 0
 
 
-def load_inventory() -> InventorySnapshot:
-    """The inventory now: six queries, however much it holds.
+def load_inventory(*, now: datetime) -> InventorySnapshot:
+    """The inventory, with the hourly costs in force at `now`: six queries, however much it holds.
 
     The revision is read before the rows: a change in between shows as a newer revision at the next look.
     """
     revision = get_revision()
-    clusters = load_clusters()
+    clusters = load_clusters(now=now)
     routes = Route.objects.filter(is_enabled=True).order_by("model")
     settings = RouterSettings.objects.filter(id=SINGLE_ROW_ID).first() or RouterSettings()
     return InventorySnapshot(
@@ -125,7 +132,7 @@ def load_inventory() -> InventorySnapshot:
     )
 
 
-def load_clusters(*, cluster_ids: Sequence[UUID] | None = None) -> tuple[ClusterView, ...]:
+def load_clusters(*, now: datetime, cluster_ids: Sequence[UUID] | None = None) -> tuple[ClusterView, ...]:
     """All clusters by name, or those with these ids; three queries."""
     chosen = Cluster.objects.all() if cluster_ids is None else Cluster.objects.filter(id__in=cluster_ids)
     secrets = ClusterSecret.objects.filter(is_active=True)
@@ -141,13 +148,25 @@ def load_clusters(*, cluster_ids: Sequence[UUID] | None = None) -> tuple[Cluster
         deployments_of[deployment.cluster_id].append(deployment)
     return tuple(
         _cluster_view(cluster, secrets_of[cluster.id], deployments_of[cluster.id])
-        for cluster in chosen.order_by("name")
+        for cluster in with_cost_in_force(chosen, now=now).order_by("name")
+    )
+
+
+def with_cost_in_force(clusters: QuerySet[Cluster], *, now: datetime) -> QuerySet[Any]:
+    """The clusters with `cost_in_force`, the cluster's own where no HourlyCost is, and `cost_changes_at`."""
+    costs = HourlyCost.objects.filter(cluster=OuterRef("pk"))
+    in_force = costs.filter(effective_at__lte=now).order_by("-effective_at").values("cost_per_hour_nanousd")
+    upcoming = costs.filter(effective_at__gt=now).order_by("effective_at").values("effective_at")
+    return clusters.annotate(
+        cost_in_force=Coalesce(Subquery(in_force[:1]), "cost_per_hour_nanousd"),
+        cost_changes_at=Subquery(upcoming[:1]),
     )
 
 
 def _cluster_view(
-    cluster: Cluster, secrets: Sequence[ClusterSecret], deployments: Sequence[Deployment]
+    cluster: Any, secrets: Sequence[ClusterSecret], deployments: Sequence[Deployment]
 ) -> ClusterView:
+    """Of a cluster with its annotations, see `with_cost_in_force`."""
     signer, tls, secret_problem = _identity(cluster, secrets)
     return ClusterView(
         id=str(cluster.id),
@@ -160,7 +179,7 @@ def _cluster_view(
         auth_type=cluster.auth_type,
         billing=cluster.billing,
         state=cluster.state,
-        cost_per_hour_nanousd=cluster.cost_per_hour_nanousd,
+        cost_per_hour_nanousd=cluster.cost_in_force,
         rated_tokens_per_s=cluster.tokens_per_s,
         in_flight_max=cluster.in_flight_max,
         default_model=cluster.default_model,
@@ -179,6 +198,8 @@ def _cluster_view(
         tls=tls,
         secret_problem=secret_problem,
         deployments=tuple(_deployment_view(deployment) for deployment in deployments),
+        replica_count=cluster.replica_count,
+        cost_changes_at=cluster.cost_changes_at,
     )
 
 

@@ -1,18 +1,20 @@
 """From a decision to the ledger's values: how much to hold, and what an attempt's end is booked as."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from billing.budgets import BudgetView
-from billing.entries import Hold, Settlement, WindowClaim
+from billing.budgets import BudgetView, limit_at, override_at
+from billing.entries import Clamp, Hold, Settlement, WindowClaim
 from billing.principals import Principal
 from billing.windows import WindowSpan, window_of
 from gateway.completion import CompletionRequest
-from routing.cost import cost_nanousd, hold_nanousd
+from gateway.metering import service_tier_asked
+from routing.cost import charge_of, hold_nanousd
 from routing.money import NANOUSD_MAX
+from routing.rate_record import rate_record
 from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
 
 # What an answer may be long where a hard budget watches and neither client nor deployment says.
@@ -54,15 +56,16 @@ def output_bound(*, profile: RequestProfile, deployment: Deployment) -> OutputBo
 
 
 class WindowCalendar:
-    """Which window of each budget is running; the calendar arithmetic is done once per window."""
+    """Which window of each budget is running, and which limit; the calendar is asked once per window."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[str, str], WindowSpan] = {}
 
     def claims_of(self, principal: Principal, *, now: datetime) -> tuple[WindowClaim, ...]:
-        return tuple(self._claim(budget, now=now) for budget in principal.budgets)
+        is_litellm = principal.is_litellm
+        return tuple(self._claim(budget, now=now, is_litellm=is_litellm) for budget in principal.budgets)
 
-    def _claim(self, budget: BudgetView, *, now: datetime) -> WindowClaim:
+    def _claim(self, budget: BudgetView, *, now: datetime, is_litellm: bool) -> WindowClaim:
         key = (budget.window, budget.timezone)
         span = self._spans.get(key)
         if span is None or not (span.starts_at <= now and (span.ends_at is None or now < span.ends_at)):
@@ -71,10 +74,15 @@ class WindowCalendar:
             window_id=f"{budget.id}:{span.key}",
             budget_id=UUID(budget.id),
             owner=budget.owner,
-            limit_nanousd=budget.limit_nanousd,
+            limit_nanousd=limit_at(budget, now=now),
             is_hard=budget.is_hard,
             starts_at=span.starts_at,
             ends_at=span.ends_at,
+            # Whoever clamps a budget wants it kept to the nano-USD, LiteLLM's rule or not.
+            is_crossing=is_litellm and not budget.is_clamped,
+            is_clamped=budget.is_hard and budget.is_clamped,
+            window=budget.window,
+            override_until=override_at(budget, now=now),
         )
 
 
@@ -95,10 +103,12 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
     """The reservation of one attempt: an upper bound of its cost at the rate that is frozen here."""
     deployment, profile = candidate.deployment, request.profile
     rate = deployment.rate or UNPRICED
+    service_tier = service_tier_asked(request.document.get("service_tier"))
     held = hold_nanousd(
         input_tokens_max=profile.prompt_tokens_max,
         output_tokens_max=bound.tokens_max * profile.choice_count,
         rate=rate,
+        service_tier=service_tier,
     )
     attribution = {
         "attempt_number": attempt_number,
@@ -113,7 +123,10 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
         "provider": deployment.provider,
         "surface": request.surface,
         "is_stream": request.is_stream,
-        "rate": rate_record(rate),
+        # With the tiers that may apply; the row keeps the one that did.
+        "rate": rate_record(rate=rate, input_tokens_max=profile.prompt_tokens_max),
+        # What was asked for; the row gets what served it.
+        "service_tier": service_tier,
         "decision": decision_record(decision, chosen=candidate),
         # Not a column of the row: what an attempt in doubt is charged for its prompt.
         "prompt_tokens_estimate": profile.prompt_tokens_estimate,
@@ -127,12 +140,32 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
         claims=claims,
         attribution=attribution,
         at=now,
+        clamp=_clamp(profile=profile, bound=bound, rate=rate, service_tier=service_tier)
+        if any(claim.is_clamped for claim in claims)
+        else None,
     )
 
 
-def rate_record(rate: Rate) -> dict[str, Any]:
-    """The rate that the attempt is charged at: of its tier alone, not the whole price list."""
-    return {name: getattr(rate, name) for name in Rate.__slots__ if name not in ("tiers", "service_tiers")}
+def _clamp(
+    *, profile: RequestProfile, bound: OutputBound, rate: Rate, service_tier: str | None
+) -> Clamp | None:
+    """How a clamped budget may shorten the answer; embeddings have none that could be."""
+    if bound.tokens_max == 0:
+        return None
+    return Clamp(
+        input_tokens_max=profile.prompt_tokens_max,
+        output_tokens_max=bound.tokens_max,
+        output_tokens_min=min(bound.tokens_max, OUTPUT_TOKENS_MIN),
+        choice_count=profile.choice_count,
+        rate=rate,
+        service_tier=service_tier,
+    )
+
+
+def clamped_hold(hold: Hold) -> Hold:
+    """The hold with the shortened answer in its decision, for the row that is kept."""
+    decision = {**hold.attribution["decision"], "output_tokens_max": hold.clamped_output_tokens}
+    return replace(hold, attribution={**hold.attribution, "decision": decision})
 
 
 def decision_record(decision: Decision, *, chosen: Candidate) -> Mapping[str, Any]:
@@ -158,22 +191,34 @@ def _place(deployment: Deployment, model: str) -> str:
     return deployment.cluster if deployment.model == model else f"{deployment.cluster}/{deployment.model}"
 
 
-def settlement_of(
+def settlement_of(  # noqa: PLR0913 -- a row of the ledger has this many parts
     *,
     hold: Hold,
     rate: Rate | None,
     usage: Usage,
+    service_tier_said: str | None = None,
+    reported_cost_nanousd: int | None = None,
     outcome: str,
     error_code: str = "",
     ttft_ms: int | None,
     duration_ms: int,
     now: datetime,
 ) -> Settlement:
-    """What an attempt's end costs: the same function as the estimate, at the rate of the hold."""
+    """What an attempt's end costs: the same function as the estimate, at the rate of the hold.
+
+    The row keeps the one rate that was applied, of all that the hold allowed for.
+    """
+    rate = rate or UNPRICED
+    asked = hold.attribution.get("service_tier") or ""
+    charge = charge_of(usage=usage, rate=rate, asked=asked, said=service_tier_said)
+    if charge.rate is not rate:
+        hold = replace(hold, attribution={**hold.attribution, "rate": rate_record(rate=charge.rate)})
     return Settlement(
         hold=hold,
         usage=usage,
-        cost_nanousd=cost_nanousd(usage=usage, rate=rate or UNPRICED),
+        cost_nanousd=charge.cost_nanousd,
+        reported_cost_nanousd=reported_cost_nanousd,
+        service_tier=charge.service_tier,
         outcome=outcome,
         error_code=error_code,
         ttft_ms=ttft_ms,

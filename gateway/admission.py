@@ -1,6 +1,8 @@
 """Whether a request may enter: the model, the key's allowance and limits, and room in this process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from billing.principals import Principal
 from gateway.completion import CompletionRequest
@@ -12,72 +14,93 @@ from gateway.errors import (
     RateLimitError,
 )
 from gateway.fleet import FleetSnapshot
-from gateway.ratelimit import Allowance, RateLimiter, headers_of
+from gateway.ratelimit import CONCURRENT, Allowance, Demand, Taken, headers_of
+
+TOKENS = "tokens"
+
+
+class Limiter(Protocol):
+    """Who counts: this process alone, or all of them together."""
+
+    async def take(self, demands: Sequence[Demand]) -> Taken: ...
+
+    def correct(self, demand: Demand, *, amount: int) -> None: ...
+
+    def leave(self, demand: Demand) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Ticket:
     """An admitted request's place. `release` gives it back, once."""
 
-    principal: Principal
-    tokens_taken: int
+    demands: tuple[Demand, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     is_released: bool = field(default=False)
 
 
 class Admission:
-    """One per process: counts what is being served and keeps the keys' limits."""
+    """One per process: counts what is being served and asks for what the limits allow."""
 
-    def __init__(self, *, limiter: RateLimiter, in_flight_max: int) -> None:
+    def __init__(self, *, limiter: Limiter, in_flight_max: int) -> None:
         self._limiter = limiter
         self._in_flight_max = in_flight_max
         self.in_flight = 0
         self.is_draining = False
 
-    def admit(self, *, principal: Principal, request: CompletionRequest, snapshot: FleetSnapshot) -> Ticket:
+    async def admit(
+        self, *, principal: Principal, request: CompletionRequest, snapshot: FleetSnapshot
+    ) -> Ticket:
         """Raises the refusal; the order is: model, drain, room, limits. What is refused takes nothing."""
         check_model(principal=principal, model=request.model, snapshot=snapshot)
         if self.is_draining:
             raise DrainingError("This gateway is shutting down; send the request again.")
         if self.in_flight >= self._in_flight_max:
             raise OverloadedError(f"This gateway is serving its limit of {self._in_flight_max} requests.")
-        tokens = request.profile.prompt_tokens_estimate
-        headers = self._take_limits(principal, tokens=tokens)
+        demands = demands_of(principal, model=request.model, tokens=request.profile.prompt_tokens_estimate)
+        # Its place first: whoever comes while the limits are asked finds one place less.
         self.in_flight += 1
-        return Ticket(principal=principal, tokens_taken=tokens, headers=headers)
+        headers: tuple[tuple[str, str], ...] = ()
+        try:
+            if demands:
+                headers = await self._take_limits(demands)
+        except BaseException:
+            self.in_flight -= 1
+            raise
+        return Ticket(demands=demands, headers=headers)
 
     def release(self, ticket: Ticket, *, tokens_used: int) -> None:
-        """The request ended; its true tokens replace the estimate in the key's allowance."""
+        """The request ended; its true tokens replace the estimate, its places are free."""
         if ticket.is_released:
             return
         ticket.is_released = True
         self.in_flight -= 1
-        principal = ticket.principal
-        if principal.tpm_max:
-            surplus = ticket.tokens_taken - tokens_used
-            self._limiter.give_back(
-                key_id=principal.key_id, kind="tokens", limit=principal.tpm_max, amount=surplus
-            )
+        for demand in ticket.demands:
+            if demand.kind == CONCURRENT:
+                self._limiter.leave(demand)
+            elif demand.kind == TOKENS:
+                self._limiter.correct(demand, amount=tokens_used - demand.amount)
 
-    def _take_limits(self, principal: Principal, *, tokens: int) -> tuple[tuple[str, str], ...]:
-        headers: tuple[tuple[str, str], ...] = ()
-        taken: list[tuple[str, int, int]] = []
-        for kind, limit, amount in (
-            ("requests", principal.rpm_max, 1),
-            ("tokens", principal.tpm_max, tokens),
-        ):
-            if not limit:
-                continue
-            allowance = self._limiter.take(key_id=principal.key_id, kind=kind, limit=limit, amount=amount)
-            headers += headers_of(allowance)
-            if allowance.is_refused:
-                for other_kind, other_limit, other_amount in taken:
-                    self._limiter.give_back(
-                        key_id=principal.key_id, kind=other_kind, limit=other_limit, amount=other_amount
-                    )
-                raise _refusal(principal, allowance, headers, amount=amount)
-            taken.append((kind, limit, amount))
+    async def _take_limits(self, demands: Sequence[Demand]) -> tuple[tuple[str, str], ...]:
+        taken = await self._limiter.take(demands)
+        headers = headers_of(taken.allowances)
+        if taken.refused is not None:
+            raise _refusal(taken.refused, headers)
         return headers
+
+
+def demands_of(principal: Principal, *, model: str, tokens: int) -> tuple[Demand, ...]:
+    """What a request takes of each limit that binds it: the key's, the team's, the model's."""
+    views = (*principal.limits, *principal.model_limits.get(model, ()))
+    return tuple(
+        Demand(scope=view.scope, label=view.label, kind=kind, limit=limit, amount=amount)
+        for view in views
+        for kind, limit, amount in (
+            ("requests", view.rpm_max, 1),
+            (TOKENS, view.tpm_max, tokens),
+            (CONCURRENT, view.concurrent_max, 1),
+        )
+        if limit
+    )
 
 
 def check_model(*, principal: Principal, model: str, snapshot: FleetSnapshot) -> None:
@@ -93,18 +116,22 @@ def check_model(*, principal: Principal, model: str, snapshot: FleetSnapshot) ->
         )
 
 
-def _refusal(
-    principal: Principal, allowance: Allowance, headers: tuple[tuple[str, str], ...], *, amount: int
-) -> RateLimitError:
-    if amount > allowance.limit:
+def _refusal(allowance: Allowance, headers: tuple[tuple[str, str], ...]) -> RateLimitError:
+    demand = allowance.demand
+    if demand.kind == CONCURRENT:
         message = (
-            f"This request needs about {amount} {allowance.kind}, more than the {allowance.limit} per minute "
-            f"of API key {principal.prefix}…: make it shorter, or raise the limit in Admin > Keys."
+            f"The {demand.label} is at its limit of {demand.limit} requests at once; "
+            f"send this again when one has ended."
+        )
+    elif demand.amount > demand.limit:
+        message = (
+            f"This request needs about {demand.amount} {demand.kind}, more than the {demand.limit} "
+            f"per minute of the {demand.label}: make it shorter, or raise the limit in the admin."
         )
         headers = (*headers, ("x-should-retry", "false"))
-        return RateLimitError(message, retry_after_s=allowance.retry_after_s, headers=headers)
-    message = (
-        f"API key {principal.prefix}… is over its limit of {allowance.limit} {allowance.kind} per minute; "
-        f"try again in {allowance.retry_after_s:.1f} s."
-    )
+    else:
+        message = (
+            f"The {demand.label} is over its limit of {demand.limit} {demand.kind} per minute; "
+            f"try again in {allowance.retry_after_s:.1f} s."
+        )
     return RateLimitError(message, retry_after_s=allowance.retry_after_s, headers=headers)

@@ -1,16 +1,23 @@
 """The OpenAI-compatible endpoints, as django-ninja operations; gateway.asgi calls them without middleware."""
 
+from functools import partial
 from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.openapi.schema import OpenAPISchema
 
+from billing.entries import LedgerUnavailableError
+from billing.idempotency import Forgotten
 from billing.principals import Principal
 from gateway.admission import check_model
 from gateway.authentication import authenticate
+from gateway.completion import CompletionRequest
+from gateway.errors import GatewayError, IdempotencyInUseError, LedgerDownError, NotFoundError
+from gateway.idempotency import HEADER_CHARACTERS_MAX, KeptAnswer, RecordedOutbox, idempotency_key
 from gateway.lifespan import Gateway, wall_clock
-from gateway.responses import CompletionResponse, JsonResponse
+from gateway.outbox import Outbox
+from gateway.responses import CompletionResponse, JsonResponse, KeptResponse
 from gateway.schemas import (
     ChatCompletionBody,
     CompletionBody,
@@ -19,6 +26,7 @@ from gateway.schemas import (
     decode_completion,
 )
 from gateway.slim import SlimRequest
+from gateway.usage_document import UsageDocument, load_usage, read_question
 
 
 class DescribedAPI(NinjaAPI):
@@ -28,6 +36,8 @@ class DescribedAPI(NinjaAPI):
         document = super().get_openapi_schema(**options)
         components = document["components"]
         components["schemas"]["Message"] = Message.model_json_schema()
+        usage = UsageDocument.model_json_schema(ref_template=REFERENCE)
+        components["schemas"].update(usage["$defs"])
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         return document
 
@@ -40,14 +50,40 @@ api = DescribedAPI(
     docs_url=None,
 )
 OWNED_BY = "tollgate"
+REFERENCE = "#/components/schemas/{model}"
+
+
+def _content(schema: type[Schema]) -> dict[str, Any]:
+    described = schema.model_json_schema(ref_template=REFERENCE)
+    described.pop("$defs", None)
+    return {"content": {"application/json": {"schema": described}}}
 
 
 def _described(schema: type[Schema]) -> dict[str, Any]:
     """The body for the OpenAPI document; it is decoded by hand, from the bytes."""
-    described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
-    described.pop("$defs", None)
-    content = {"application/json": {"schema": described}}
-    return {"requestBody": {"required": True, "content": content}, "security": [{"bearer": []}]}
+    return {
+        "requestBody": {"required": True, **_content(schema)},
+        "security": [{"bearer": []}],
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "The same request with the same key again gets the stored answer.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": HEADER_CHARACTERS_MAX},
+            }
+        ],
+    }
+
+
+USAGE_DESCRIBED: dict[str, Any] = {
+    "security": [{"bearer": []}],
+    "parameters": [
+        {"name": "group", "in": "query", "schema": {"type": "string", "enum": ["day", "model"]}},
+        {"name": "from", "in": "query", "schema": {"type": "string"}},
+        {"name": "to", "in": "query", "schema": {"type": "string"}},
+    ],
+    "responses": {200: _content(UsageDocument)},
+}
 
 
 @api.post("/chat/completions", openapi_extra=_described(ChatCompletionBody), tags=["completions"])
@@ -84,6 +120,32 @@ async def get_model(request: HttpRequest, model: str) -> HttpResponseBase:
     return JsonResponse(_model(model))
 
 
+@api.get("/usage", tags=["usage"], openapi_extra=USAGE_DESCRIBED)
+async def get_usage(request: HttpRequest) -> HttpResponseBase:
+    """The key's own spend, what its budgets have left, and its limits; with `group` also its usage."""
+    gateway, principal = _entered(request)
+    assert isinstance(request, SlimRequest)
+    now = wall_clock()
+    question = read_question(query=request.scope["query_string"], now=now)
+    load = partial(load_usage, principal=principal, question=question, now=now)
+    try:
+        return JsonResponse(await gateway.report_threads.run(load))
+    except LedgerUnavailableError as error:
+        raise LedgerDownError("The ledger cannot be read now; ask again.") from error
+
+
+@api.delete("/idempotency/{path:key}", tags=["idempotency"], openapi_extra={"security": [{"bearer": []}]})
+async def forget_idempotency_key(request: HttpRequest, key: str) -> HttpResponseBase:
+    """Delete the answer that is kept for an Idempotency-Key of this API key."""
+    gateway, principal = _entered(request)
+    forgotten = await gateway.answers.forget(key_id=principal.key_id, key=key)
+    if forgotten is Forgotten.RUNNING:
+        raise IdempotencyInUseError("The request with this key still runs.", original_request_id="")
+    if forgotten is Forgotten.UNKNOWN:
+        raise NotFoundError("Nothing is kept under this key.")
+    return JsonResponse({"object": "idempotency_key", "key": key, "deleted": True})
+
+
 async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
     assert isinstance(request, SlimRequest)
     gateway, principal = _entered(request)
@@ -93,14 +155,50 @@ async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
         depth_max=request.json_depth_max,
         needs_priced=any(budget.is_hard for budget in principal.budgets),
     )
-    outbox = gateway.pipeline.serve(
-        principal=principal,
-        request=completion,
-        snapshot=gateway.keeper.snapshot,
-        request_id=request.request_id,
-    )
+    claimed: RecordedOutbox | None = None
+    key = idempotency_key(request.scope["headers"])
+    if key is not None and gateway.answers.is_enabled:
+        entered = await gateway.answers.enter(
+            key_id=principal.key_id,
+            key=key,
+            path=request.path,
+            body=request.body,
+            request_id=request.request_id,
+        )
+        if isinstance(entered, KeptAnswer):
+            return KeptResponse(entered)
+        claimed = entered
+    outbox = await _served(request, gateway, principal, completion, claimed)
     request.on_disconnect(outbox.abandon)
     return CompletionResponse(await outbox.reply(), outbox)
+
+
+async def _served(
+    request: SlimRequest,
+    gateway: Gateway,
+    principal: Principal,
+    completion: CompletionRequest,
+    claimed: RecordedOutbox | None,
+) -> Outbox:
+    """The outbox of the started answer; a key that was claimed for a request that is refused is freed."""
+    try:
+        return await gateway.pipeline.serve(
+            principal=principal,
+            request=completion,
+            snapshot=gateway.keeper.snapshot,
+            request_id=request.request_id,
+            outbox=claimed,
+        )
+    except GatewayError as refusal:
+        if claimed is None:
+            raise
+        # It is told once the key is free.
+        claimed.fail(refusal)
+        return claimed
+    except BaseException:
+        if claimed is not None:
+            claimed.close()
+        raise
 
 
 def _entered(request: HttpRequest) -> tuple[Gateway, Principal]:

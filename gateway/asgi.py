@@ -20,6 +20,10 @@ from gateway.lifespan import Gateway  # noqa: E402 -- app registry first
 from gateway.slim import Receive, Scope, Send, SlimHandler  # noqa: E402
 
 SLIM_PREFIX = "/v1/"
+# LiteLLM's clients leave /v1 out; with its key management on we take them so.
+LITELLM_PATHS = {
+    f"/{path}": f"/v1/{path}" for path in ("chat/completions", "completions", "embeddings", "models")
+}
 # Ninja's own page, a plain Django view.
 OPENAPI_PATH = "/v1/openapi.json"
 # Headers by which a client could move Django's root path or claim another scheme (daphne reads them).
@@ -48,6 +52,8 @@ class Application:
             return
         gateway = self._gateway or await self._started()
         scope["gateway"] = gateway
+        if settings.MASTER_KEY and scope["type"] == "http":
+            scope["path"] = LITELLM_PATHS.get(scope["path"], scope["path"])
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
         elif scope["path"].startswith(SLIM_PREFIX) and scope["path"] != OPENAPI_PATH:

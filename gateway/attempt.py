@@ -12,7 +12,13 @@ from gateway.accounting import OutputBound
 from gateway.completion import CompletionRequest
 from gateway.errors import UpstreamError, UpstreamInvalidError, UpstreamTooLargeError
 from gateway.fleet import Target
-from gateway.metering import estimated_usage, usage_from_openai
+from gateway.metering import (
+    cost_from_openai,
+    estimated_usage,
+    exact_number,
+    service_tier_said,
+    usage_from_openai,
+)
 from gateway.outbox import Headers, Outbox, Reply
 from gateway.patience import Patience
 from gateway.streaming import StreamRelay
@@ -20,6 +26,8 @@ from gateway.upstream import UpstreamFailure, UpstreamResponse
 from routing.types import Candidate, Usage
 
 CHECKPOINT_INTERVAL_S = 0.9
+# LiteLLM's own cost of a plain answer, in USD.
+COST_HEADER = "x-litellm-response-cost"
 # Frames beyond the limit on tokens before an upstream is held to ignore it: role, finish and usage frames.
 FRAMES_SLACK_PER_CHOICE = 4
 
@@ -29,15 +37,19 @@ class _Answer(msgspec.Struct):
 
     usage: object = None
     error: object = None
+    service_tier: object = None
     object: str = ""
 
 
-_answer_decoder = msgspec.json.Decoder(_Answer)
+_answer_decoder = msgspec.json.Decoder(_Answer, float_hook=exact_number)
 
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """Its fixed parts, and what the answer has shown so far. Times are monotonic seconds."""
+    """Its parts, and what the answer has shown so far. Times are monotonic seconds.
+
+    The bound and the hold are as asked for until the hold is committed, then as granted.
+    """
 
     request: CompletionRequest
     target: Target
@@ -50,6 +62,16 @@ class Attempt:
     ttft_s: float | None = None
     output_frames: int = 0
     reported_usage: object = None
+    reported_service_tier: object = None
+    reported_cost_header: str = ""
+
+    @property
+    def service_tier_said(self) -> str | None:
+        return service_tier_said(self.reported_service_tier)
+
+    def reported_cost_nanousd(self) -> int | None:
+        """What the upstream itself said that it charges for the answer."""
+        return cost_from_openai(self.reported_usage, header=self.reported_cost_header)
 
     def usage(self) -> Usage:
         """What the upstream reported, if it is possible at all; else an estimate, flagged."""
@@ -108,6 +130,8 @@ class Reader:
             raise _failure(UpstreamError("The upstream answered 200 with an error inside."))
         attempt.ttft_s = self._clock() - attempt.started_s
         attempt.reported_usage = answer.usage
+        attempt.reported_service_tier = answer.service_tier
+        attempt.reported_cost_header = response.headers.get(COST_HEADER, "")
         if attempt.possible_usage(answer.usage) is None:
             attempt.output_frames = len(body) // 4
         return body
@@ -169,6 +193,7 @@ class Reader:
 
     def _note(self, attempt: Attempt, relay: StreamRelay) -> None:
         attempt.reported_usage = relay.reported_usage
+        attempt.reported_service_tier = relay.service_tier
         attempt.output_frames = relay.content_frames
 
     def _checkpoint(self, attempt: Attempt) -> None:

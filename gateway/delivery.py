@@ -69,9 +69,9 @@ class Delivery:
         if ending.error is not None:
             outbox.fail(ending.error)
         elif attempt.request.is_stream:
-            await outbox.put(DONE)
+            await outbox.complete(Reply(headers=headers, body=None), last=DONE)
         else:
-            outbox.start(Reply(headers=headers, body=body))
+            await outbox.complete(Reply(headers=headers, body=body))
         return settlement
 
     def settlement_of_failure(self, attempt: Attempt, failed: UpstreamFailure) -> Settlement:
@@ -158,6 +158,8 @@ class Delivery:
             hold=attempt.hold,
             rate=attempt.candidate.deployment.rate,
             usage=attempt.usage(),
+            service_tier_said=attempt.service_tier_said,
+            reported_cost_nanousd=attempt.reported_cost_nanousd(),
             outcome=ending.outcome,
             error_code=ending.error.code if ending.error else "",
             ttft_ms=None if attempt.ttft_s is None else int(attempt.ttft_s * 1000),

@@ -11,9 +11,14 @@ GatewayError
 ├── ModelNotFoundError 404           no route of that name
 ├── NotFoundError 404, MethodNotAllowedError 405
 ├── RequestTimeoutError 408          the body did not arrive in time
+├── IdempotencyKeyError              by an Idempotency-Key that stands for a request already
+│   ├── IdempotencyReusedError 422   with another body
+│   └── IdempotencyInUseError 409, IdempotencyNotKeptError 409
 ├── RequestTooLargeError 413
 ├── RateLimitError 429               requests or tokens per minute
+│   └── BudgetHeldError              running requests hold what is left of a hard budget
 ├── InsufficientQuotaError 429       a hard budget is spent
+│   └── CrossedBudgetError 400       the same, as LiteLLM's clients expect it
 ├── ClientClosedError 499            the caller left: in logs only
 ├── InternalError 500                a bug of ours: logged with its request id
 ├── UpstreamError 502                the upstream failed; the subclasses say how
@@ -28,6 +33,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import orjson
+
+ORIGINAL_REQUEST_HEADER = "x-gateway-original-request-id"
 
 
 class GatewayError(Exception):
@@ -120,6 +127,41 @@ class RequestTooLargeError(GatewayError):
     type = "invalid_request_error"
 
 
+class IdempotencyKeyError(GatewayError):
+    """The Idempotency-Key stands for a request already; the header says for which."""
+
+    status = 409
+    code = "idempotency_key_in_use"
+    type = "idempotency_error"
+
+    def __init__(self, message: str, *, original_request_id: str) -> None:
+        super().__init__(message, param="Idempotency-Key")
+        self.headers = ((ORIGINAL_REQUEST_HEADER, original_request_id),) if original_request_id else ()
+
+
+class IdempotencyInUseError(IdempotencyKeyError):
+    """The request still runs: the same one gets its answer soon."""
+
+    def __init__(self, message: str, *, original_request_id: str) -> None:
+        super().__init__(message, original_request_id=original_request_id)
+        self.headers += (("x-should-retry", "true"), *_retry_after(1.0))
+
+
+class IdempotencyNotKeptError(IdempotencyKeyError):
+    """The request was answered and its answer cannot be given again: trying again changes nothing."""
+
+    code = "idempotency_result_not_kept"
+
+    def __init__(self, message: str, *, original_request_id: str) -> None:
+        super().__init__(message, original_request_id=original_request_id)
+        self.headers += (("x-should-retry", "false"),)
+
+
+class IdempotencyReusedError(IdempotencyKeyError):
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class RateLimitError(GatewayError):
     status = 429
     code = "rate_limit_exceeded"
@@ -132,6 +174,14 @@ class RateLimitError(GatewayError):
         self.headers = (*headers, *_retry_after(retry_after_s))
 
 
+class BudgetHeldError(RateLimitError):
+    """What is left of a budget is held by requests that run: some of it comes free when they end."""
+
+    def __init__(self, message: str) -> None:
+        retry = ("x-should-retry", "true")
+        super().__init__(message, retry_after_s=1.0, headers=[retry])
+
+
 class InsufficientQuotaError(GatewayError):
     """A spent budget: trying again soon cannot help, and the header tells the SDKs so."""
 
@@ -139,6 +189,15 @@ class InsufficientQuotaError(GatewayError):
     code = "insufficient_quota"
     type = "insufficient_quota"
     headers = (("x-should-retry", "false"),)
+
+
+class CrossedBudgetError(InsufficientQuotaError):
+    """The same for a key from LiteLLM's key management, in the words and numbers that its clients read."""
+
+    status = 400
+    code = "budget_exceeded"
+    type = "budget_exceeded"
+    WIRE_CODE: ClassVar[str] = "400"
 
 
 class ClientClosedError(GatewayError):
@@ -231,6 +290,8 @@ def error_body(error: GatewayError) -> bytes:
     code = error.code
     if isinstance(error, UpstreamRefusedError) and error.upstream_code:
         code = error.upstream_code
+    elif isinstance(error, CrossedBudgetError):
+        code = error.WIRE_CODE
     member = {"message": error.message, "type": error.type, "param": error.param, "code": code}
     return orjson.dumps({"error": member})
 

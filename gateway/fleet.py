@@ -46,7 +46,7 @@ class FleetSnapshot:
 
     inventory_revision: int
     billing_revision: int
-    expires_at: datetime | None  # when a price comes into force, or a probe goes stale
+    expires_at: datetime | None  # when a price or an hourly cost comes into force, or a probe goes stale
     fleet: Fleet
     targets: Mapping[str, Target]
     principals: Mapping[bytes, Principal]
@@ -195,7 +195,8 @@ def _expires_at(
     inventory: InventorySnapshot, rates: RateTable, *, stale_after: timedelta, now: datetime
 ) -> datetime | None:
     checked = [c.health_checked_at + stale_after for c in inventory.clusters if c.health_checked_at]
-    moments = [at for at in (*checked, rates.next_change_at) if at is not None and at > now]
+    costs = [c.cost_changes_at for c in inventory.clusters]
+    moments = [at for at in (*checked, *costs, rates.next_change_at) if at is not None and at > now]
     return min(moments, default=None)
 
 
@@ -218,7 +219,7 @@ def load_snapshot(*, now: datetime) -> FleetSnapshot:
 def _read_once(*, now: datetime) -> FleetSnapshot:
     billing_revision = principals.get_revision()
     return build_snapshot(
-        inventory=snapshots.load_inventory(),
+        inventory=snapshots.load_inventory(now=now),
         principals=principals.load_principals(),
         rates=prices.load_rates(now=now),
         billing_revision=billing_revision,

@@ -88,7 +88,7 @@ def gateway_of(request: HttpRequest) -> "Gateway | None":
 
 def load_glance(*, gateway: "Gateway | None", now: datetime) -> Glance:
     """Read the inventory, today's sums and the budgets; the number of queries does not grow with them."""
-    inventory = load_inventory()
+    inventory = load_inventory(now=now)
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     today = reports.spend_report(group="cluster", from_at=midnight, to_at=midnight + timedelta(days=1))
     served = {row.name: row for row in today.rows}
@@ -123,7 +123,7 @@ def _as_known(view: ClusterView, *, since: datetime) -> ClusterView:
 
 
 def _spend_line(*, now: datetime) -> charts.Sparkline | None:
-    series = reports.hourly_series(split="cluster", from_at=now - SPARK_SPAN, to_at=now)
+    series = reports.spend_series(split="cluster", step="hour", from_at=now - SPARK_SPAN, to_at=now)
     return charts.sparkline([sum(amounts) for amounts in zip(*series.values_nanousd, strict=True)])
 
 

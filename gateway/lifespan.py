@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from django.conf import settings
 from django.db import connections
+from redis.asyncio import Redis
 
 from billing import ledger
 from billing.group_commit import GroupCommit
@@ -14,19 +16,25 @@ from billing.ownership import Owner
 from gateway import metrics
 from gateway.accounting import WindowCalendar
 from gateway.admission import Admission
+from gateway.answer_seal import AnswerSeal
 from gateway.attempt import Reader
+from gateway.database_threads import DatabaseThreads
 from gateway.delivery import Delivery, Limits
 from gateway.events import Observer
 from gateway.fleet import FleetKeeper
+from gateway.idempotency import AnswerKeeper
+from gateway.leases import LeasedLimiter
 from gateway.live import LiveFeed
 from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
-from gateway.ratelimit import RateLimiter
+from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
 from gateway.upstream import Upstreams
 
 logger = structlog.get_logger(__name__)
 
+CONNECT_STORE_S = 0.5
+CLAIM_THREADS = 2
 GAUGE_INTERVAL_S = 1.0
 CANCELLATIONS_MAX = 10
 CANCELLATION_WAIT_S = 0.5
@@ -40,6 +48,14 @@ def wall_clock_s() -> int:
     return int(time.time())
 
 
+def _shared_limiter(*, process: str, clock: Callable[[], float]) -> LeasedLimiter | None:
+    """Where limits are shared; None: without a store each process counts alone."""
+    if not settings.REDIS_URL:
+        return None
+    store = Redis.from_url(settings.REDIS_URL, socket_connect_timeout=CONNECT_STORE_S)
+    return LeasedLimiter(redis=store, process=process, clock=clock)
+
+
 class Gateway:
     """All that a web process keeps between requests; `start` before the first, `stop` after the last."""
 
@@ -47,10 +63,26 @@ class Gateway:
         clock = time.monotonic
         self.owner = Owner()
         self.keeper = FleetKeeper(clock=clock, wall_clock=wall_clock)
-        self.ledger = GroupCommit()
-        self.admission = Admission(limiter=RateLimiter(clock=clock), in_flight_max=settings.IN_FLIGHT_MAX)
+        self.ledger = GroupCommit(owner=self.owner, wall_clock=wall_clock)
+        self.limiter = _shared_limiter(process=str(self.owner.id), clock=clock)
+        self.admission = Admission(
+            limiter=self.limiter or LocalLimiter(clock=clock), in_flight_max=settings.IN_FLIGHT_MAX
+        )
         self.pumps = PumpSet(
             detached_max=settings.DETACHED_PUMPS_MAX, detached_drain_s=settings.DETACHED_DRAIN_S
+        )
+        # Reports may take long: claims do not wait for them.
+        self.claim_threads = DatabaseThreads(count=CLAIM_THREADS)
+        self.report_threads = DatabaseThreads(count=1)
+        self.answers = AnswerKeeper(
+            owner=self.owner,
+            threads=self.claim_threads,
+            pumps=self.pumps,
+            seal=AnswerSeal(keys=settings.ENCRYPTION_KEYS),
+            kept_for=timedelta(hours=settings.IDEMPOTENCY_HOURS),
+            answer_bytes_max=settings.IDEMPOTENT_ANSWER_BYTES_MAX,
+            buffer_bytes_max=settings.STREAM_BUFFER_BYTES_MAX,
+            wall_clock=wall_clock,
         )
         self.upstreams = Upstreams(
             connect_timeout_s=settings.CONNECT_TIMEOUT_S, clock=clock, wall_clock_s=wall_clock_s
@@ -103,7 +135,10 @@ class Gateway:
         await self.keeper.load()
         self.ledger.start()
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
-        for loop in (watch, self._publish_gauges(), self.live.run()):
+        loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run()]
+        if self.limiter is not None:
+            loops.append(self.limiter.run())
+        for loop in loops:
             task = asyncio.get_running_loop().create_task(loop)
             self._loops.add(task)
             task.add_done_callback(self._on_loop_ended)
@@ -115,7 +150,11 @@ class Gateway:
         await self._end_loops()
         await asyncio.to_thread(self.ledger.stop)
         await asyncio.to_thread(self.keeper.close)
+        await asyncio.to_thread(self.claim_threads.close)
+        await asyncio.to_thread(self.report_threads.close)
         await self.upstreams.aclose()
+        if self.limiter is not None:
+            await self.limiter.aclose()
         await asyncio.to_thread(self.owner.release)
         logger.info("gateway_stopped")
 

@@ -41,6 +41,13 @@ SNAPSHOT_AGE = Gauge("gateway_snapshot_age_seconds", "Since the control plane wa
 SNAPSHOT_STALE = Gauge("gateway_snapshot_stale", "1 when the control plane cannot be read.")
 
 
+RATELIMIT_LOCAL = Gauge(
+    "gateway_ratelimit_is_local",
+    "1 while limits are counted in each process alone, since the shared store does not answer.",
+    multiprocess_mode="max",
+)
+
+
 class ClusterMetrics:
     """The children of one cluster's label, looked up once: `labels()` costs more than the increment."""
 

@@ -22,6 +22,8 @@ class Outbox:
     """One answer on its way. The pump writes, the caller reads; either may leave first.
 
     At most `bytes_max` wait here; `put` blocks above that, which stops the reading upstream.
+    `is_left`: the caller is gone, what comes is dropped. `is_abandoned`: and nobody will come back for it,
+    so that the pump may end early.
     """
 
     def __init__(self, *, bytes_max: int) -> None:
@@ -32,6 +34,7 @@ class Outbox:
         self._is_closed = False
         self._changed = asyncio.Event()
         self._on_abandon: Callable[[], None] | None = None
+        self.is_left = False
         self.is_abandoned = False
 
     # --- The pump's side
@@ -43,7 +46,7 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        return self._size_bytes < self._bytes_max or self.is_abandoned
+        return self._size_bytes < self._bytes_max or self.is_left
 
     def start(self, reply: Reply) -> None:
         if not self._head.done():
@@ -54,10 +57,15 @@ class Outbox:
         while not self.has_room:
             self._changed.clear()
             await self._changed.wait()
-        if data and not self.is_abandoned:
+        if data and not self.is_left:
             self._chunks.append(data)
             self._size_bytes += len(data)
             self._changed.set()
+
+    async def complete(self, reply: Reply, *, last: bytes = b"") -> None:
+        """The answer is whole and settled: tell how it begins, if that is still due, and its last bytes."""
+        self.start(reply)
+        await self.put(last)
 
     def fail(self, error: GatewayError) -> None:
         """End with an error: as the reply if none has started, else as the stream's last event."""
@@ -65,7 +73,7 @@ class Outbox:
             self._head.set_exception(error)
             # A caller that left never looks at it; that is no lost exception.
             self._head.exception()
-        elif not self._is_closed and not self.is_abandoned:
+        elif not self._is_closed and not self.is_left:
             self._chunks.append(error_event(error))
         self.close()
 
@@ -97,7 +105,7 @@ class Outbox:
                 self._size_bytes = 0
                 self._changed.set()
                 yield data
-            elif self._is_closed:
+            elif self._is_closed or self.is_left:
                 return
             else:
                 self._changed.clear()
@@ -108,11 +116,16 @@ class Outbox:
         if self.is_abandoned:
             return
         self.is_abandoned = True
+        self.leave()
+        if self._on_abandon is not None:
+            self._on_abandon()
+
+    def leave(self) -> None:
+        """Drop what waits and what comes: nobody reads it."""
+        self.is_left = True
         self._chunks.clear()
         self._size_bytes = 0
         self._changed.set()
-        if self._on_abandon is not None:
-            self._on_abandon()
 
     def _drained(self) -> bytes:
         data = b"".join(self._chunks)

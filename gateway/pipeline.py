@@ -2,6 +2,7 @@
 
 serve: admit -> a pump (a task of the process) takes over -> the caller reads the outbox.
 pump:  choose -> hold -> deliver (send, relay, settle, the last byte).
+       A clamped budget may grant a shorter answer than was asked for, and that is what is sent.
        A fault before the first content chooses anew among the clusters not tried yet, within the retry
        budget; the hold of the failed attempt is settled in the transaction that holds for the next.
 """
@@ -14,11 +15,11 @@ from uuid import UUID
 
 import structlog
 
-from billing.entries import BudgetExceededError, LedgerUnavailableError, Settlement, WindowClaim
+from billing.entries import BudgetExceededError, Hold, LedgerUnavailableError, Settlement, WindowClaim
 from billing.group_commit import GroupCommit
 from billing.principals import Principal
 from gateway import metrics
-from gateway.accounting import WindowCalendar, new_hold, output_bound
+from gateway.accounting import OutputBound, WindowCalendar, clamped_hold, new_hold, output_bound
 from gateway.admission import Admission, Ticket
 from gateway.attempt import Attempt
 from gateway.completion import CompletionRequest
@@ -36,6 +37,9 @@ from routing.choose import choose
 from routing.types import Candidate, Decision
 
 logger = structlog.get_logger(__name__)
+
+# Tokens per choice that a clamped budget had left for the answer.
+CLAMPED_HEADER = "x-gateway-max-tokens-clamped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +73,19 @@ class Pipeline:
     clock: Callable[[], float]
     wall_clock: Callable[[], datetime]
 
-    def serve(
-        self, *, principal: Principal, request: CompletionRequest, snapshot: FleetSnapshot, request_id: str
+    async def serve(
+        self,
+        *,
+        principal: Principal,
+        request: CompletionRequest,
+        snapshot: FleetSnapshot,
+        request_id: str,
+        outbox: Outbox | None = None,
     ) -> Outbox:
-        """Admit and start the answer; raises the GatewayError of a refusal."""
-        ticket = self.admission.admit(principal=principal, request=request, snapshot=snapshot)
-        outbox = Outbox(bytes_max=self.buffer_bytes_max)
+        """Admit and start the answer, in the outbox if one is given; raises the GatewayError of a refusal."""
+        ticket = await self.admission.admit(principal=principal, request=request, snapshot=snapshot)
+        if outbox is None:
+            outbox = Outbox(bytes_max=self.buffer_bytes_max)
         job = Job(
             request_id=request_id,
             principal=principal,
@@ -154,7 +165,7 @@ class Pipeline:
 
     async def _deliver(self, job: Job, attempt: Attempt, *, replaced: Settlement | None) -> Settlement:
         try:
-            await self.ledger.hold(attempt.hold, replaced=replaced)
+            _take_granted(attempt, await self.ledger.hold(attempt.hold, replaced=replaced))
             headers = _headers(job, attempt)
             return await self.delivery.carry(attempt, job.outbox, request_id=job.request_id, headers=headers)
         except UpstreamFailure:
@@ -191,11 +202,22 @@ class Pipeline:
         )
 
 
+def _take_granted(attempt: Attempt, granted: Hold) -> None:
+    """A clamped budget may have granted a shorter answer than was asked for: that is what is sent."""
+    if granted.clamped_output_tokens is None:
+        return
+    attempt.hold = clamped_hold(granted)
+    attempt.bound = OutputBound(tokens_max=granted.clamped_output_tokens, is_injected=True)
+
+
 def _headers(job: Job, attempt: Attempt) -> Headers:
     deployment = attempt.candidate.deployment
+    clamped = attempt.hold.clamped_output_tokens
+    told = () if clamped is None else ((CLAMPED_HEADER, str(clamped)),)
     return (
         *job.ticket.headers,
         ("x-gateway-cluster", deployment.cluster),
         ("x-gateway-model", deployment.model),
         ("x-gateway-attempt", str(attempt.number)),
+        *told,
     )

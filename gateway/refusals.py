@@ -1,8 +1,13 @@
 """Words of the refusals that routing and the ledger cause: what was wrong, and what to do."""
 
-from billing.entries import BudgetExceededError
+from datetime import datetime
+
+from billing.amounts import plain_usd_text, usd_text
+from billing.entries import BudgetExceededError, WindowClaim
 from gateway.errors import (
+    BudgetHeldError,
     ContextLengthError,
+    CrossedBudgetError,
     GatewayError,
     InsufficientQuotaError,
     ModelNotPricedError,
@@ -10,10 +15,11 @@ from gateway.errors import (
     OverloadedError,
     UnsupportedError,
 )
-from routing.money import NANOUSD_PER_USD
 from routing.types import Decision
 
 FINAL_REASONS = frozenset({"context_window", "unpriced"})
+QUOTE = '"'
+WINDOW_WORDS = {"day": "daily", "week": "weekly", "month": "monthly", "total": "total"}
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
 
 
@@ -44,21 +50,79 @@ def no_candidate_refusal(decision: Decision) -> GatewayError:
     return NoHealthyClusterError(f"No cluster can serve `{model}` now ({_listed(decision)}).")
 
 
-def budget_refusal(error: BudgetExceededError) -> InsufficientQuotaError:
-    """Which budget, how much, until when, and what to do."""
+def budget_refusal(error: BudgetExceededError) -> GatewayError:
+    """Which budget, how much, until when, and what to do.
+
+    What runs now may leave room when it ends: where that would do, the same request may be sent again.
+    """
     claim = error.claim
-    until = f"until {claim.ends_at.isoformat()}" if claim.ends_at else "for good"
+    if error.is_temporary:
+        return BudgetHeldError(
+            f"{_named(claim)} has no room at the moment for this request, which {_needs(error)}: "
+            f"{_sums(error)}. What those do not use comes free when they end: send it again in a second."
+        )
+    if claim.is_crossing:
+        return crossed_budget_refusal(error)
     return InsufficientQuotaError(
-        f"The budget of {claim.owner} ({_usd(claim.limit_nanousd)}) has no room for this request, which may "
-        f"cost up to {_usd(error.needed_nanousd)}, {until}. Lower max_tokens, or raise it in Admin > Budgets."
+        f"{_named(claim)} has no room for this request, which {_needs(error)}: {_sums(error)}. "
+        f"{_advice(error)}"
     )
+
+
+def crossed_budget_refusal(error: BudgetExceededError) -> CrossedBudgetError:
+    """In LiteLLM's words, whose clients look for them; `Team=` names the team whose budget it is."""
+    claim = error.claim
+    kind, _, name = claim.owner.partition(" ")
+    team = f"Team={name.strip(QUOTE)} " if kind == "team" else ""
+    path = "" if kind == "organisation" else f" with POST /{kind}/update or"
+    until = f"It starts anew at {claim.ends_at.isoformat()}; or raise" if claim.ends_at else "Raise"
+    return CrossedBudgetError(
+        f"Budget has been exceeded! {team}Current cost: {plain_usd_text(error.used_nanousd)}, Max budget: "
+        f"{plain_usd_text(claim.limit_nanousd)}. {until} max_budget of {claim.owner}{path} "
+        f"in Admin > Budgets."
+    )
+
+
+def _named(claim: WindowClaim) -> str:
+    window = f"{WINDOW_WORDS[claim.window]} " if claim.window in WINDOW_WORDS else ""
+    return f"The {window}budget of {claim.owner}"
+
+
+def _needs(error: BudgetExceededError) -> str:
+    needed = usd_text(error.needed_nanousd)
+    if error.claim.is_crossing:
+        return "needs something to be left"
+    if error.output_tokens_min is not None:
+        return f"needs at least {needed} for its prompt and {error.output_tokens_min} tokens of answer"
+    return f"may cost up to {needed}"
+
+
+def _sums(error: BudgetExceededError) -> str:
+    spent, limit = usd_text(error.spent_nanousd), usd_text(error.claim.limit_nanousd)
+    held = f", and {usd_text(error.held_nanousd)} is held by requests that run" if error.held_nanousd else ""
+    return f"{spent} of {limit} is spent{held}"
+
+
+def _advice(error: BudgetExceededError) -> str:
+    """Until when this counts, and what to do."""
+    claim = error.claim
+    choices = ["raise it in Admin > Budgets"]
+    if error.spent_nanousd < claim.limit_nanousd:
+        choices.insert(0, "send less" if error.output_tokens_min is not None else "lower max_tokens")
+    if claim.ends_at is not None:
+        choices.insert(0, f"wait until it starts anew at {_moment(claim.ends_at)}")
+    advice = ", or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+    until = claim.override_until
+    override = "" if until is None else f"Its limit is an override that ends at {_moment(until)}. "
+    if claim.ends_at is None:
+        return f"{override}It never starts anew: {advice}."
+    return f"{override}{advice[0].upper()}{advice[1:]}."
+
+
+def _moment(moment: datetime) -> str:
+    return moment.isoformat(timespec="minutes")
 
 
 def _listed(decision: Decision) -> str:
     parts = [f"{e.deployment.cluster}: {e.reason}" for e in decision.exclusions[:10]]
     return ", ".join(parts) or "none is registered"
-
-
-def _usd(nanousd: int) -> str:
-    whole, part = divmod(nanousd, NANOUSD_PER_USD)
-    return f"${whole}.{part:09d}".rstrip("0").rstrip(".")

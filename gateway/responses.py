@@ -5,11 +5,14 @@ from typing import Any
 import orjson
 from django.http import HttpResponseBase
 
+from gateway.errors import ORIGINAL_REQUEST_HEADER
+from gateway.idempotency import KeptAnswer
 from gateway.outbox import Headers, Outbox, Reply
 
 JSON_TYPE = ("content-type", "application/json")
 STREAM_TYPE = ("content-type", "text/event-stream; charset=utf-8")
 STREAM_HEADERS: Headers = (STREAM_TYPE, ("cache-control", "no-cache"), ("x-accel-buffering", "no"))
+REPLAYED = ("idempotency-replayed", "true")
 
 
 class SlimResponse(HttpResponseBase):
@@ -45,3 +48,17 @@ class CompletionResponse(SlimResponse):
         else:
             self.outbox = outbox
             self.headers_sent = (*STREAM_HEADERS, *reply.headers)
+
+
+class KeptResponse(SlimResponse):
+    """An answer that was given before, byte for byte; a stream's events come at once."""
+
+    def __init__(self, kept: KeptAnswer) -> None:
+        super().__init__(status=200)
+        self.body = kept.body
+        self.headers_sent = (
+            *(STREAM_HEADERS if kept.is_stream else (JSON_TYPE,)),
+            *kept.headers,
+            REPLAYED,
+            (ORIGINAL_REQUEST_HEADER, kept.request_id),
+        )

@@ -31,12 +31,17 @@ def _flag(name: str, *, default: bool) -> bool:
     return bool(_environment.bool(name, default=default))
 
 
-def _secret(name: str, *, kept_in: Path) -> str:
-    """The secret from NAME, else from the file NAME_FILE, else from a file made on the first start."""
+def _secret(name: str, *, kept_in: Path | None) -> str:
+    """The secret from NAME, else from the file NAME_FILE, else from a file made on the first start.
+
+    One that is kept nowhere is empty where neither is set.
+    """
     if value := _text(name):
         return value
     named_file = _text(f"{name}_FILE")
-    path = Path(named_file) if named_file else kept_in
+    if kept_in is None and not named_file:
+        return ""
+    path = Path(named_file) if named_file or kept_in is None else kept_in
     try:
         if not path.exists() and not named_file:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +74,23 @@ TRUSTED_PROXIES = [address for address in _text("GATEWAY_TRUSTED_PROXIES").split
 SECRET_KEY = _secret("SECRET_KEY", kept_in=DATA_DIR / "secret_key")
 # Keys that encrypt secrets at rest, newest first, comma-separated; each is hashed to 32 bytes.
 ENCRYPTION_KEYS = _secret("GATEWAY_ENCRYPTION_KEYS", kept_in=DATA_DIR / "encryption_keys").split(",")
+# Turns LiteLLM's key management on (gateway.litellm_api); empty: it is off.
+MASTER_KEY = _secret("GATEWAY_MASTER_KEY", kept_in=None)
+
+# Signs the webhooks that warn of budgets; receivers are given it.
+WEBHOOK_SECRET = _secret("GATEWAY_WEBHOOK_SECRET", kept_in=DATA_DIR / "webhook_secret")
+# Whether warnings may be posted to private networks and this machine.
+WEBHOOK_PRIVATE = _flag("GATEWAY_WEBHOOK_PRIVATE", default=False)
+# The mail server, such as smtp+tls://user:password@mail.example.com:587; empty: no mail is sent.
+EMAIL_CONFIG = _environment.email_url("EMAIL_URL", default="smtp://") if _text("EMAIL_URL") else {}
+EMAIL_HOST = str(EMAIL_CONFIG.get("EMAIL_HOST") or "")
+EMAIL_PORT = int(EMAIL_CONFIG.get("EMAIL_PORT") or 25)
+EMAIL_HOST_USER = str(EMAIL_CONFIG.get("EMAIL_HOST_USER") or "")
+EMAIL_HOST_PASSWORD = str(EMAIL_CONFIG.get("EMAIL_HOST_PASSWORD") or "")
+EMAIL_USE_TLS = bool(EMAIL_CONFIG.get("EMAIL_USE_TLS"))
+EMAIL_USE_SSL = bool(EMAIL_CONFIG.get("EMAIL_USE_SSL"))
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = _text("GATEWAY_EMAIL_FROM", "tollgate@localhost")
 
 DEBUG = _flag("DEBUG", default=False)
 ALLOWED_HOSTS = _text("ALLOWED_HOSTS", "*").split(",")
@@ -229,6 +251,10 @@ CELERY_BEAT_SCHEDULE = {
     "probe-clusters": {"task": "clusters.tasks.probe_due_clusters", "schedule": PROBE_TICK_S},
     "fold-rollups": {"task": "billing.tasks.fold_rollups", "schedule": 60},
     "sample-capacity": {"task": "gateway.tasks.sample_capacity", "schedule": CAPACITY_TICK_S},
+    "warn-budgets": {"task": "gateway.tasks.warn_of_budgets", "schedule": 10},
+    "recover-attempts": {"task": "billing.tasks.mark_attempts_in_doubt", "schedule": 30},
+    "prune-ledger": {"task": "billing.tasks.prune_ledger", "schedule": 3600},
+    "prune-kept-answers": {"task": "billing.tasks.prune_kept_answers", "schedule": 600},
     "prune-health-checks": {"task": "clusters.tasks.prune_health_checks", "schedule": 3600},
 }
 
@@ -254,6 +280,12 @@ WRITE_TIMEOUT_S = 120
 DRAIN_TIMEOUT_S = _number("GATEWAY_DRAIN_TIMEOUT_S", 30)
 REROUTES_MAX = 2
 HEALTH_CHECKS_KEPT_DAYS = 7
+# Attempts go by whole months, hourly rollups by whole days; daily ones stay. 0: kept for ever.
+USAGE_KEPT_DAYS = _number("GATEWAY_USAGE_KEPT_DAYS", 400)
+ROLLUP_HOURS_KEPT_DAYS = _number("GATEWAY_ROLLUP_HOURS_KEPT_DAYS", 400)
+# How long an answer to a request with an Idempotency-Key is kept, sealed; 0: the header is ignored.
+IDEMPOTENCY_HOURS = _number("GATEWAY_IDEMPOTENCY_HOURS", 24)
+IDEMPOTENT_ANSWER_BYTES_MAX = 1024 * 1024
 
 LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
 LOGGING_CONFIG = None

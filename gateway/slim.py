@@ -191,7 +191,7 @@ class SlimHandler:
             async for data in outbox.stream():
                 async with asyncio.timeout(self._write_timeout_s):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-                if outbox.is_abandoned:
+                if outbox.is_left:
                     return
             await send({"type": "http.response.body", "body": b""})
         except (TimeoutError, OSError) as error:

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from gateway.errors import UpstreamError, UpstreamInvalidError
+from gateway.metering import exact_number
 
 DONE = b"data: [DONE]\n\n"
 # A run of whole frames of JSON objects: what upstreams send nearly always.
@@ -27,12 +28,18 @@ class _Event(msgspec.Struct):
     """The members of an event that say whether it is for us; the rest is only checked to be JSON."""
 
     choices: list[_Choice]
+    service_tier: object = None
     object: str = ""
     usage: Any = msgspec.UNSET
     error: Any = None
 
 
+class _UsageEvent(msgspec.Struct):
+    usage: object = None
+
+
 _events_decoder = msgspec.json.Decoder(list[_Event])
+_usage_decoder = msgspec.json.Decoder(_UsageEvent, float_hook=exact_number)
 
 
 class StreamRelay:
@@ -46,6 +53,7 @@ class StreamRelay:
         self._finished: set[int] = set()
         self._has_begun = False
         self.reported_usage: object = None
+        self.service_tier: object = None
         self.content_frames = 0
         self.is_done = False
 
@@ -102,7 +110,9 @@ class StreamRelay:
         if len(events) != count or not all(_is_content(event, nothing) for event in events):
             return False
         self.content_frames += count
-        self._has_begun = True
+        if not self._has_begun:
+            self.service_tier = events[0].service_tier
+            self._has_begun = True
         return True
 
     def _walk(self, frames: bytes) -> bytes:
@@ -129,7 +139,9 @@ class StreamRelay:
         """One JSON event: note what matters, give back what the client gets of it."""
         event = _decoded(payload)
         choices, usage = event.get("choices") or [], event.get("usage")
-        self._note(choices, usage)
+        self._note(choices, usage if usage is None else _exact_usage(payload, usage))
+        # Upstreams write it into each event or the last ones; what it was in the end counts.
+        self.service_tier = event.get("service_tier") or self.service_tier
         if self._wants_usage or "usage" not in event:
             return frame + b"\n\n"
         if not choices and usage is not None:
@@ -177,6 +189,16 @@ def _decoded(payload: bytes) -> dict[str, Any]:
     if not isinstance(event.get("choices") or [], list):
         raise UpstreamInvalidError("The upstream sent choices that are not a list.")
     return event
+
+
+def _exact_usage(payload: bytes, usage: object) -> object:
+    """The usage with its amounts of money as they were written, where it has any that are no whole number."""
+    if not isinstance(usage, dict) or not {"cost", "total_cost"} & usage.keys():
+        return usage
+    try:
+        return _usage_decoder.decode(payload).usage
+    except msgspec.DecodeError:
+        return usage
 
 
 def _is_content(event: _Event, nothing: object) -> bool:

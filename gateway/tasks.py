@@ -1,13 +1,16 @@
-"""Celery's tasks that join the two halves: carries capacity samples from the inventory to the accounts."""
+"""Celery's tasks that join the two halves: capacity samples for the accounts, warnings to the outside."""
 
 import logging
+from datetime import datetime
 
 from celery import shared_task
 from django.utils import timezone
 
-from billing import capacity
-from billing.capacity import CapacitySample
+from billing import capacity, capacity_samples
+from billing.capacity_samples import CapacitySample, Changes
+from clusters import hourly_costs
 from clusters.snapshots import ClusterView, load_inventory
+from gateway import notifications
 from routing.cost import TOKENS_PER_S_ASSUMED
 
 logger = logging.getLogger(__name__)
@@ -21,28 +24,51 @@ UNHEALTHY = "unhealthy"
 
 @shared_task(name="gateway.tasks.sample_capacity", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
 def sample_capacity() -> None:
-    """Sample the own clusters, then close the hours that are over; in this order.
+    """Sample the own clusters, then close the hours that are over."""
+    take_samples(now=timezone.now())
 
-    After an outage the samples fill the hours that were missed at the last known cost, which an hour
-    tells only while it is open.
+
+@shared_task(name="gateway.tasks.warn_of_budgets", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+def warn_of_budgets() -> None:
+    notifications.send_due(now=timezone.now(), clock=timezone.now)
+
+
+def take_samples(*, now: datetime) -> None:
+    """Sample, then close: in this order.
+
+    After an outage the samples bring the hours that were missed up to date, at the prices of then; closing
+    knows only the last one.
     """
-    now = timezone.now()
-    samples = [sample for view in load_inventory().clusters if (sample := _sample(view)) is not None]
-    sampled = capacity.record_samples(samples=samples, now=now)
+    # A minute costs what was in force when it began, whenever in it the sample is taken.
+    minute = now.replace(second=0, microsecond=0)
+    changes = _changes(from_at=capacity_samples.unpriced_from(now=now), to_at=minute)
+    views = load_inventory(now=minute).clusters
+    samples = [_sample(view, changes=changes.get(view.name, ())) for view in views if _is_paid_hourly(view)]
+    sampled = capacity_samples.record_samples(samples=samples, now=now)
     closed = capacity.close_hours(now=now)
     logger.debug("capacity_sampled clusters=%s closed=%s", sampled, closed)
 
 
-def _sample(view: ClusterView) -> CapacitySample | None:
-    """None where the cluster is paid by the token."""
-    if view.kind != OWN or view.billing not in (COMMITTED, AUTOSCALED):
-        return None
-    speed = view.rated_tokens_per_s or view.measured_tokens_per_s or TOKENS_PER_S_ASSUMED
+def _changes(*, from_at: datetime, to_at: datetime) -> dict[str, Changes]:
+    found = hourly_costs.load_changes(from_at=from_at, to_at=to_at)
+    return {
+        name: tuple((change.effective_at, change.cost_per_hour_nanousd) for change in changes)
+        for name, changes in found.items()
+    }
+
+
+def _is_paid_hourly(view: ClusterView) -> bool:
+    return view.kind == OWN and view.billing in (COMMITTED, AUTOSCALED)
+
+
+def _sample(view: ClusterView, *, changes: Changes) -> CapacitySample:
     return CapacitySample(
         cluster=view.name,
         is_committed=view.billing == COMMITTED,
         # Nobody keeps replicas for a cluster that is sent nothing.
         is_up=view.state != DISABLED and view.health != UNHEALTHY,
         cost_per_hour_nanousd=view.cost_per_hour_nanousd,
-        tokens_per_s=speed,
+        tokens_per_s=view.rated_tokens_per_s or view.measured_tokens_per_s or TOKENS_PER_S_ASSUMED,
+        replica_count=view.replica_count,
+        changes=changes,
     )

@@ -3,6 +3,7 @@ from django.urls import include, path
 
 from gateway import pages, views
 from gateway.api import api
+from gateway.litellm_api import api as litellm_api
 
 urlpatterns = [
     path("", pages.show_landing, name="landing"),
@@ -14,4 +15,5 @@ urlpatterns = [
     path("", include("django_prometheus.urls")),
     path("", include("billing.urls")),
     path("admin/", admin.site.urls),
+    path("", litellm_api.urls),
 ]

@@ -40,16 +40,11 @@ def split_cost(*, cost_nanousd: int, tokens: Sequence[int], capacity_tokens: int
     return parts, idle
 
 
-def rest_of_hour_nanousd(*, cost_per_hour_nanousd: int, minute: int) -> int:
-    """What an hour costs from this minute (0 to 60) on; its minutes add up to the hour exactly."""
-    assert 0 <= minute <= MINUTES_PER_HOUR
-    return cost_per_hour_nanousd - cost_per_hour_nanousd * minute // MINUTES_PER_HOUR
-
-
-def minute_nanousd(*, cost_per_hour_nanousd: int, minute: int) -> int:
-    """What this one minute (0 to 59) of an hour costs."""
-    from_here = rest_of_hour_nanousd(cost_per_hour_nanousd=cost_per_hour_nanousd, minute=minute)
-    return from_here - rest_of_hour_nanousd(cost_per_hour_nanousd=cost_per_hour_nanousd, minute=minute + 1)
+def minutes_nanousd(*, cost_per_hour_nanousd: int, from_minute: int, to_minute: int) -> int:
+    """What the minutes of an hour cost from one (0) up to another (60); its parts add up to it exactly."""
+    assert 0 <= from_minute <= to_minute <= MINUTES_PER_HOUR
+    before = cost_per_hour_nanousd * from_minute // MINUTES_PER_HOUR
+    return cost_per_hour_nanousd * to_minute // MINUTES_PER_HOUR - before
 
 
 def seed_nanousd_per_1k(*, cost_nanousd: int, capacity_tokens: int, overhead_permille: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from django.db import transaction
 
 from billing.price_library import find_context_window, find_price
-from billing.prices import PriceRecordError, RateTable, load_rates, put_price
+from billing.prices import PriceRecordError, RateTable, load_rates, put_price, put_prices
 from clusters import catalogue
 from clusters.endpoint import EndpointError, check_endpoint
 from clusters.inventory import InventoryError
@@ -223,14 +223,17 @@ class _Importing:
             )
             self._notes.warn(model.place, text)
             return
-        rates = {each.target: getattr(found, each.target) for each in PRICES}
-        rate = {target: value for target, value in rates.items() if value is not None}
-        self._import_price(site, model=model, rate=rate, source=found.source)
+        entries = [replace(each, model=model.model, cluster_name=site.name) for each in found.entries]
+        if self._put(model.place, lambda: put_prices(entries) > 0):
+            rates = {each.target: getattr(found.base, each.target) for each in PRICES}
+            new = {target: value for target, value in rates.items() if value is not None}
+            line = difference.price_line(model=model.model, cluster_name=site.name, old=None, new=new)
+            self.changes.append(line)
         if found.note:
             self._notes.warn(model.place, f'the price of "{model.model}" is a list price; {found.note}')
 
     def _import_price(
-        self, site: SiteEntry, *, model: ModelEntry, rate: Mapping[str, int], source: str
+        self, site: SiteEntry, *, model: ModelEntry, rate: Mapping[str, Any], source: str
     ) -> None:
         old = self._rates.rate_of(model=model.model, cluster_name=site.name)
         new = _filled_rate(rate)

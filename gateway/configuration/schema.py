@@ -6,7 +6,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from clusters.catalogue import AUTH_TYPES, BACKENDS, BILLINGS, CAPABILITIES, POLICIES, STATES
+from clusters.catalogue import (
+    AUTH_TYPES,
+    BACKENDS,
+    BILLINGS,
+    CAPABILITIES,
+    POLICIES,
+    REPLICAS_MAX,
+    STATES,
+)
 from gateway.configuration import conversion
 from gateway.configuration.document import Document, Entry, Item, Place, Scalar, Section
 from gateway.configuration.members import Field, Members, Notes
@@ -59,6 +67,7 @@ SITE = (
     Field(key="provider", target="provider", kind=conversion.text(length_max=32)),
     Field(key="region", target="region", kind=conversion.text(length_max=64)),
     Field(key="costPerHour", target="cost_per_hour_nanousd", kind=conversion.usd(digits=9)),
+    Field(key="replicas", target="replica_count", kind=conversion.whole_number(least=0, most=REPLICAS_MAX)),
     Field(key="authType", target="auth_type", kind=conversion.choice(*AUTH_TYPES)),
     Field(key="backend", target="backend", kind=conversion.choice(*BACKENDS)),
     Field(key="billing", target="billing", kind=conversion.choice(*BILLINGS)),

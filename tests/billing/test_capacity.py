@@ -8,7 +8,8 @@ from django.db.models import Sum
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.capacity import CapacitySample, RunningHours, close_hours, record_samples, running_hours
+from billing.capacity import RunningHours, close_hours, running_hours
+from billing.capacity_samples import CapacitySample, record_samples
 from billing.models import CapacityHour, SpendRollup
 from billing.reconciliation import Drift, reconcile
 from tests.billing.rows import make_rollup
@@ -23,9 +24,15 @@ def at(minute, second=0):
     return NINE + timedelta(minutes=minute, seconds=second)
 
 
-def sample(cluster="gpu-a", *, committed=True, up=True, cost=6_000, speed=10):
+def sample(cluster="gpu-a", *, committed=True, up=True, cost=6_000, speed=10, replicas=1, changes=()):
     return CapacitySample(
-        cluster=cluster, is_committed=committed, is_up=up, cost_per_hour_nanousd=cost, tokens_per_s=speed
+        cluster=cluster,
+        is_committed=committed,
+        is_up=up,
+        cost_per_hour_nanousd=cost,
+        tokens_per_s=speed,
+        replica_count=replicas,
+        changes=changes,
     )
 
 
@@ -54,8 +61,103 @@ def test_committed_cluster_costs_its_whole_hour_however_often_it_is_sampled():
 def test_committed_cluster_is_paid_while_down():
     record(sample(up=False), minute=0)
 
+    close_hours(now=NINE + 2 * HOUR)
     row = CapacityHour.objects.get()
     assert (row.cost_nanousd, row.capacity_tokens) == (6_000, 0)
+
+
+def test_open_hour_costs_what_its_minutes_cost_so_far_and_all_of_it_is_idle():
+    record(sample(), minute=10)
+    record(sample(cost=12_000), minute=14)
+
+    row = CapacityHour.objects.get()
+    assert (row.cost_nanousd, row.used_nanousd, row.idle_nanousd) == (1_600, 0, 1_600)
+    assert row.committed_nanousd_per_hour == 12_000
+
+
+def test_autoscaled_cluster_is_paid_for_each_replica():
+    for minute, replicas in enumerate((1, 4, 0, 3)):
+        record(sample(committed=False, replicas=replicas, speed=2), minute=minute)
+    record(sample(committed=False, up=False, replicas=9), minute=4)
+
+    row = CapacityHour.objects.get()
+    assert (row.cost_nanousd, row.capacity_tokens) == (8 * 100, 8 * 60 * 2)
+    assert (row.sample_count, row.replica_samples) == (5, 8)
+
+
+def test_replicas_of_a_committed_cluster_are_not_counted():
+    record(sample(replicas=7), minute=59)
+
+    row = CapacityHour.objects.get()
+    assert (row.cost_nanousd, row.capacity_tokens, row.replica_samples) == (6_000, 600, 1)
+
+
+def test_price_that_changed_between_two_samples_counts_from_its_minute_on():
+    record(sample(), minute=0)
+    record(sample(cost=12_000, changes=[(at(-90), 6_000), (at(19, second=1), 12_000)]), minute=30)
+
+    assert closed() == [(9, "gpu-a", 2_000 + 8_000, 10_000)]
+
+
+def test_hours_that_were_slept_through_cost_what_was_in_force_then():
+    record(sample(), sample("spot", committed=False), minute=10)
+    changes = [(at(-500), 1), (at(30), 12_000), (at(100), 24_000), (at(3 * 60 + 5), 60)]
+    record(
+        sample(cost=60, changes=changes),
+        sample("spot", committed=False, changes=changes),
+        minute=3 * 60 + 10,
+    )
+
+    assert closed(NINE + 5 * HOUR) == [
+        # The minutes up to the latest sample keep their price, those after it take what came later.
+        (9, "gpu-a", 1_100 + 0 + 6_000, 7_100),
+        (9, "spot", 100, 100),
+        (10, "gpu-a", 8_000 + 8_000, 16_000),
+        (11, "gpu-a", 24_000, 24_000),
+        (12, "gpu-a", 2_000 + 55, 2_055),
+        (12, "spot", 100, 100),
+    ]
+
+
+def test_open_hour_of_the_former_form_goes_on():
+    """Before the commitment had its own column, an open hour's cost held its rest."""
+    for cluster, cost, used in (("gpu-a", 6_000, 6_000), ("spot", 500, 0)):
+        CapacityHour.objects.create(
+            id=f"{cluster}:2026-11-20T09",
+            cluster=cluster,
+            starts_at=NINE,
+            cost_nanousd=cost,
+            capacity_tokens=3_000,
+            used_tokens=0,
+            used_nanousd=used,
+            idle_nanousd=cost - used,
+            sample_count=5,
+            updated_at=at(14),
+        )
+    span = {"from_at": NINE, "to_at": NINE + HOUR}
+    before = running_hours(**span).cost_nanousd
+    record(sample(cost=12_000), sample("spot", committed=False), minute=30)
+
+    assert before == 1_500 + 500
+    assert closed() == [(9, "gpu-a", 3_000 + 6_000, 9_000), (9, "spot", 600, 600)]
+
+
+def test_hour_of_the_former_form_closes_without_another_sample():
+    CapacityHour.objects.create(
+        id="gpu-a:2026-11-20T09",
+        cluster="gpu-a",
+        starts_at=NINE,
+        cost_nanousd=9_000,
+        capacity_tokens=1_200,
+        used_tokens=0,
+        used_nanousd=12_000,
+        idle_nanousd=-3_000,
+        sample_count=2,
+        updated_at=at(31),
+    )
+    make_rollup(output_tokens=9_000)
+
+    assert closed() == [(9, "gpu-a", 9_000, 6_750)]
 
 
 def test_changed_cost_counts_from_the_sample_on():
@@ -200,6 +302,57 @@ def test_old_hour_is_closed_anew_only_when_asked():
     assert amortised() == {"a": 6_000}
 
 
+def test_hour_whose_rollups_were_pruned_stays_as_it_is():
+    record(sample(), minute=0)
+    make_rollup(output_tokens=3_600)
+    before = closed()
+    SpendRollup.objects.all().delete()
+
+    assert close_hours(now=NINE + timedelta(days=9), again_from=NINE) == 0
+    assert closed() == before == [(9, "gpu-a", 6_000, 5_400)]
+
+
+MINUTES = st.integers(0, 239)
+
+
+def price_at(moment, *, changes, base):
+    return next((cost for effective_at, cost in reversed(changes) if effective_at <= moment), base)
+
+
+@given(
+    sampled=st.sets(MINUTES, min_size=1, max_size=8),
+    changed=st.dictionaries(st.integers(-60, 3 * 240), st.integers(1, 10**9), max_size=6),
+    base=st.integers(1, 10**9),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_committed_hour_costs_its_minutes_whenever_samples_are_taken(sampled, changed, base):
+    """The same prices give the same hours, whether the gateway slept or not."""
+    CapacityHour.objects.all().delete()
+    # In steps of 20 s: prices change within minutes too.
+    schedule = [(NINE + timedelta(seconds=20 * step), cost) for step, cost in sorted(changed.items())]
+    for minute in sorted(sampled):
+        known = [change for change in schedule if change[0] <= at(minute)]
+        record(sample(cost=price_at(at(minute), changes=known, base=base), changes=known), minute=minute)
+    last = max(sampled)
+
+    found = {row: cost for row, _, cost, _ in closed(NINE + 6 * HOUR)}
+
+    first = min(sampled)
+    expected = {}
+    for hour in range(first // 60, last // 60 + 1):
+        prices = []
+        for minute in range(hour * 60, hour * 60 + 60):
+            # Before the first sample nothing but the schedule is known, after the last nothing new.
+            moment = at(min(minute, last))
+            known = [change for change in schedule if change[0] <= at(last)]
+            prices.append(price_at(moment, changes=known, base=price_at(at(first), changes=known, base=base)))
+        expected[9 + hour] = prices
+    whole = {hour: sum(prices) for hour, prices in expected.items()}
+    # Each run of minutes at one price is cut to whole nano-USD at both ends.
+    assert found.keys() == whole.keys()
+    assert all(abs(found[hour] * 60 - whole[hour]) < 60 * 60 for hour in whole)
+
+
 SAMPLES = st.builds(
     sample,
     st.sampled_from(["gpu-a", "gpu-b"]),
@@ -207,6 +360,7 @@ SAMPLES = st.builds(
     up=st.booleans(),
     cost=st.integers(0, 10**10),
     speed=st.integers(1, 5_000),
+    replicas=st.integers(0, 5),
 )
 
 

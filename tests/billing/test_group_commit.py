@@ -1,14 +1,17 @@
 """The thread that commits in groups: callers hear of the commit, refusals and outages, each once."""
 
 import asyncio
+import threading
 
 import pytest
+from django.conf import settings
 from django.db import OperationalError, connections
 
 from billing import ledger
-from billing.entries import BudgetExceededError, LedgerError, LedgerUnavailableError
+from billing.entries import Batch, BudgetExceededError, LedgerError, LedgerUnavailableError
 from billing.group_commit import GroupCommit
 from billing.models import BudgetWindow, Reservation, UsageRecord
+from billing.reconciliation import reconcile
 from tests.billing.holds import NOW, new_claim, new_hold, new_settlement
 
 pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
@@ -61,7 +64,7 @@ async def test_refused_hold_raises_to_its_caller_alone(commits):
         return_exceptions=True,
     )
 
-    assert sorted(type(result).__name__ for result in results) == ["BudgetExceededError"] * 4 + ["NoneType"]
+    assert sorted(type(result).__name__ for result in results) == ["BudgetExceededError"] * 4 + ["Hold"]
 
 
 async def test_failover_settles_and_holds_together(commits):
@@ -122,13 +125,121 @@ async def test_settlement_gives_up_after_its_time(monkeypatch):
     assert 10.0 <= now_s[0] <= 10.5
 
 
+@pytest.fixture
+def lost_acknowledgement(monkeypatch):
+    """Arms the next COMMIT: "after" it counts and its answer is lost, "before" it never gets there."""
+    armed = []
+    commit_of = {}
+    wrapper_class = type(connections[settings.LEDGER_DATABASE])
+
+    def commit(wrapper):
+        when = armed.pop() if armed else None
+        if when == "before":
+            raise OperationalError("the server closed the connection before the COMMIT")
+        commit_of["real"](wrapper)
+        if when == "after":
+            raise OperationalError("the server closed the connection after the COMMIT")
+
+    commit_of["real"] = wrapper_class._commit
+    monkeypatch.setattr(wrapper_class, "_commit", commit)
+    return armed
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_hold_whose_commit_got_no_answer_is_refused_and_freed(commits, lost_acknowledgement, when):
+    claim = new_claim(limit_nanousd=1_000)
+    hold = new_hold(held_nanousd=1_000, claims=[claim])
+    lost_acknowledgement.append(when)
+
+    with pytest.raises(LedgerUnavailableError):
+        await commits.hold(hold)
+    await asyncio.to_thread(commits.stop)
+
+    window = await in_thread(BudgetWindow.objects.first)
+    row = await in_thread(UsageRecord.objects.get)
+    found = await in_thread(reconcile)
+    assert ((window and window.spent_nanousd) or 0, (window and window.held_nanousd) or 0) == (0, 0)
+    assert (row.attempt_id, row.outcome, row.error_code, row.cost_nanousd) == (
+        hold.attempt_id,
+        "failed",
+        "ledger_unavailable",
+        0,
+    )
+    assert (await in_thread(Reservation.objects.get)).state == "void"
+    assert found.drift == ()
+
+
+async def test_hold_that_arrives_after_its_release_is_shut_out(commits):
+    hold = new_hold(held_nanousd=1_000, claims=[new_claim(limit_nanousd=1_000)])
+
+    await in_thread(lambda: ledger.release(lost=[hold], now=NOW))
+    await commits.hold(hold)
+
+    window = await in_thread(BudgetWindow.objects.get)
+    assert (window.spent_nanousd, window.held_nanousd) == (0, 0)
+    assert (await in_thread(reconcile)).drift == ()
+
+
+async def test_release_waits_for_a_hold_that_is_being_committed(commits):
+    """Two transactions meet on the attempt's id: the release goes on when the hold's has ended."""
+    hold = new_hold(held_nanousd=1_000, claims=[new_claim(limit_nanousd=1_000)])
+    is_written, may_end = threading.Event(), threading.Event()
+
+    def hold_slowly():
+        connection = connections[settings.LEDGER_DATABASE]
+        with ledger.ledger_transaction(), connection.cursor() as cursor:
+            ledger._write(cursor, connection, Batch(holds=[hold]))
+            is_written.set()
+            assert may_end.wait(5)
+
+    def release():
+        assert is_written.wait(5)
+        threading.Timer(0.1, may_end.set).start()
+        ledger.release(lost=[hold], now=NOW)
+
+    await asyncio.gather(in_thread(hold_slowly), in_thread(release))
+
+    window = await in_thread(BudgetWindow.objects.get)
+    assert (window.spent_nanousd, window.held_nanousd) == (0, 0)
+    assert (await in_thread(Reservation.objects.get)).state == "void"
+
+
+async def test_release_is_tried_again_until_it_is_committed(monkeypatch):
+    pauses, tries = [], []
+    thread = GroupCommit(pause=pauses.append)
+    hold = new_hold()
+
+    def lose(_batch):
+        monkeypatch.setattr(ledger, "commit", commit)
+        raise ledger.LostCommitError("no answer")
+
+    def refuse(**arguments):
+        tries.append(arguments)
+        if len(tries) < 3:
+            raise OperationalError("still away")
+        release(**arguments)
+        is_released.set()
+
+    is_released = threading.Event()
+    commit, release = ledger.commit, ledger.release
+    monkeypatch.setattr(ledger, "commit", lose)
+    monkeypatch.setattr(ledger, "release", refuse)
+    thread.start()
+    with pytest.raises(LedgerUnavailableError):
+        await thread.hold(hold)
+    assert await asyncio.to_thread(is_released.wait, 5)
+    await asyncio.to_thread(thread.stop)
+
+    assert (len(tries), (await in_thread(Reservation.objects.get)).state) == (3, "void")
+
+
 async def test_one_bad_entry_does_not_spoil_its_group(commits):
     bad = new_hold(held_nanousd=2**80)  # no column holds it
     results = await asyncio.gather(
         *(commits.hold(hold) for hold in (new_hold(), bad, new_hold())), return_exceptions=True
     )
 
-    assert [type(result).__name__ for result in results] == ["NoneType", "LedgerUnavailableError", "NoneType"]
+    assert [type(result).__name__ for result in results] == ["Hold", "LedgerUnavailableError", "Hold"]
     assert await count(Reservation) == 2
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import budgets, keys, principals
+from billing.limits import LimitView
 from billing.models import ApiKey, Budget, Organisation, Team
 from billing.records import RecordError
 from tests.billing.rows import make_usage
@@ -215,8 +216,16 @@ def test_load_principals_gives_the_whole_caller(organisation_id, team_id):
             allowed_models=frozenset({"a", "b"}),
             expires_at=NOW,
             revoked_at=None,
-            rpm_max=60,
-            tpm_max=1000,
+            limits=(
+                LimitView(
+                    scope=f"key:{issued.id}",
+                    label=f"API key {issued.prefix}…",
+                    rpm_max=60,
+                    tpm_max=1000,
+                    concurrent_max=None,
+                ),
+            ),
+            model_limits={},
             budgets=(
                 view(2, 'organisation "acme"', 3),
                 view(1, 'team "search"', 2),
@@ -237,12 +246,12 @@ def test_load_principals_keeps_keys_revoked_lately_only(team_id):
 
 
 @pytest.mark.parametrize("key_count", [1, 3])
-def test_load_principals_asks_two_queries(team_id, key_count, django_assert_num_queries):
+def test_load_principals_asks_three_queries(team_id, key_count, django_assert_num_queries):
     for number in range(key_count):
         issued = keys.issue_key(team_id=team_id, name=f"key {number}")
         budgets.put_budget(key_id=issued.id, limit_nanousd=1, window="day", is_hard=True)
 
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(3):
         loaded = principals.load_principals()
 
     assert len(loaded) == key_count

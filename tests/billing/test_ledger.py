@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from django.db import IntegrityError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from billing.entries import Batch, BudgetExceededError, Checkpoint
 from billing.models import BudgetWindow, Reservation, SpendRollup, UsageRecord
 from billing.ownership import Owner
 from tests.billing.holds import KEY_ID, NOW, new_claim, new_hold, new_settlement
+from tests.billing.rows import make_usage
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -49,6 +51,14 @@ def test_hold_repeated_counts_once():
 
     assert states() == ["held"]
     assert windows() == [(0, 3_000)]
+
+
+def test_hold_twice_in_one_batch_counts_once():
+    hold = new_hold(held_nanousd=3_000, claims=[new_claim(limit_nanousd=9_000)])
+
+    ledger.commit(Batch(holds=[hold, hold]))
+
+    assert (states(), windows()) == (["held"], [(0, 3_000)])
 
 
 def test_hold_above_a_hard_budget_is_refused_and_leaves_nothing():
@@ -137,6 +147,17 @@ def test_settle_without_a_hold_writes_nothing():
     ledger.commit(Batch(settlements=[new_settlement(new_hold(), input_tokens=10)]))
 
     assert (UsageRecord.objects.count(), SpendRollup.objects.count()) == (0, 0)
+
+
+def test_row_that_cannot_be_there_stops_its_settlement():
+    hold = new_hold(held_nanousd=30_000, claims=[new_claim(limit_nanousd=50_000)])
+    ledger.commit(Batch(holds=[hold]))
+    make_usage(attempt_id=hold.attempt_id, cost_nanousd=1)
+
+    with pytest.raises(IntegrityError):
+        ledger.commit(Batch(settlements=[new_settlement(hold, input_tokens=10)]))
+
+    assert (states(), windows()) == (["held"], [(0, 30_000)])
 
 
 def test_settle_charges_at_most_what_was_held_and_books_the_rest_as_variance():

@@ -70,8 +70,8 @@ def test_usage_page_shows_the_bill_of_clusters(admin_client):
     stats = dict(re.findall(r'stat-label">(.*?)<.*?stat-value"[^>]*>(.*?)<', page, re.DOTALL))
     bill = ("Total bill", "Metered", "Owned (used)", "Idle", "Charged")
     assert [stats[name] for name in bill] == ["$12.00", "$2.00", "$4.00", "$6.00", "$3.00"]
-    # Metered, owned, idle, per million used and loaded, the seed's per thousand, charged, share.
-    assert cells(page, "gpu-a")[7:] == [
+    # Metered, owned, idle, per million used and loaded, the seed's per thousand, charged, counts, share.
+    assert cells(page, "gpu-a")[1:] == [
         "$0.00",
         "$4.00",
         "$6.00",
@@ -79,9 +79,12 @@ def test_usage_page_shows_the_bill_of_clusters(admin_client):
         "$10.00",
         "$0.31",
         "$1.00",
+        "1",
+        "10 4 cached",
+        "1,000,000",
         "33.3%",
     ]
-    assert cells(page, "openai")[7:] == [
+    assert cells(page, "openai")[1:] == [
         "$2.00",
         "$0.00",
         "$0.00",
@@ -89,10 +92,13 @@ def test_usage_page_shows_the_bill_of_clusters(admin_client):
         "$4.00",
         "\u2013",
         "$2.00",
+        "1",
+        "10 4 cached",
+        "500,000",
         "66.7%",
     ]
-    assert cells(page, "that nobody used")[2] == "$6.00"
-    assert cells(page, "Total bill</th>")[2] == "$12.00"
+    assert cells(page, "that nobody used")[1] == "$6.00"
+    assert cells(page, "Total bill</th>")[1] == "$12.00"
 
 
 @pytest.mark.parametrize("group", ["day", "team", "key", "model", "cluster"])
@@ -226,10 +232,69 @@ def test_usage_csv_has_exact_amounts_and_no_formulas(admin_client):
             "used_nanousd_per_mtok": "100000000000000",
             "loaded_nanousd_per_mtok": "100000000000000",
             "seed_nanousd_per_1k": "",
+            "reported_nanousd": "0",
+            "compared_nanousd": "0",
+            "reported_difference_nanousd": "0",
             "charged_usd": "1.23456789",
             "bill_usd": "0.5",
         }
     ]
+
+
+@pytest.mark.parametrize("group", ["day", "hour", "team", "key", "model", "cluster"])
+def test_usage_csv_adds_up_to_the_bill(admin_client, group):
+    make_capacity()
+    make_capacity(cluster="unused", used_nanousd=0, idle_nanousd=1_000)
+    make_rollup(amortised_nanousd=200)
+    make_rollup(cluster="openai", cluster_kind="provider", cost_nanousd=70)
+
+    answer = admin_client.get(f"/usage.csv?{SPAN}&group={group}")
+
+    rows = list(csv.DictReader(StringIO(answer.content.decode())))
+    assert sum(int(row["bill_nanousd"]) for row in rows) == 2_070
+    assert sum(int(row["idle_nanousd"]) for row in rows) == 1_800
+    idle_lines = {row[group]: row["idle_nanousd"] for row in rows if row[group] == "(idle)"}
+    expected = {"team": "1800", "key": "1800", "model": "1000"}
+    assert idle_lines == ({"(idle)": expected[group]} if group in expected else {})
+
+
+def test_usage_shows_what_upstreams_reported_only_where_they_did(admin_client):
+    make_rollup(cost_nanousd=7 * 10**9)
+    silent = admin_client.get(f"/usage/?{SPAN}&group=cluster").content.decode()
+    make_rollup(
+        cluster="openai",
+        cluster_kind="provider",
+        cost_nanousd=5 * 10**9,
+        reported_cost_nanousd=3 * 10**9,
+        compared_cost_nanousd=4 * 10**9,
+    )
+
+    page = admin_client.get(f"/usage/?{SPAN}&group=cluster").content.decode()
+    text = admin_client.get(f"/usage.csv?{SPAN}&group=cluster").content.decode()
+
+    assert "Reported" not in silent
+    assert "Upstreams reported $3.00 as their own cost; ours for the same answers is $4.00" in page
+    assert "a difference of -$1.00." in page
+    assert cells(page, "openai")[-7:-4] == ["$5.00", "$3.00", "-$1.00"]
+    assert cells(page, "gpu-a")[-7:-4] == ["$7.00", "\u2013", "\u2013"]
+    columns = ("cluster", "reported_nanousd", "compared_nanousd", "reported_difference_nanousd")
+    assert [[row[name] for name in columns] for row in csv.DictReader(StringIO(text))] == [
+        ["gpu-a", "0", "0", "0"],
+        ["openai", "3000000000", "4000000000", "-1000000000"],
+    ]
+
+
+def test_usage_of_many_days_draws_months_and_lists_the_latest_days(admin_client, monkeypatch):
+    monkeypatch.setattr(views, "ROWS_SHOWN_MAX", 1)
+    make_rollup(starts_at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    make_rollup()
+
+    page = admin_client.get("/usage/?from=2026-02-01&to=2026-11-20&group=day").content.decode()
+
+    assert 'aria-label="Charged per month by cluster"' in page
+    assert "Mar 2026 · gpu-a: $0.000001" in page
+    assert "2026-11-20" in page.partition('<table class="data-table">')[2]
+    assert "2026-03-01" not in page.partition('<table class="data-table">')[2]
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])

@@ -1,17 +1,28 @@
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.urls import reverse
 
 from clusters import inventory
-from clusters.admin import HEALTH_CHECK_ROWS_MAX, BoundedPaginator
 from clusters.demo.standin import StandinSettings
-from clusters.forms import nanousd, usd
+from clusters.forms import ClusterForm, nanousd, usd
 from clusters.health import Observation
-from clusters.models import Cluster, ClusterSecret, Deployment, HealthCheck, Route, RouterSettings
+from clusters.health_admin import HEALTH_CHECK_ROWS_MAX, BoundedPaginator
+from clusters.hourly_costs import put_hourly_cost
+from clusters.models import (
+    Cluster,
+    ClusterSecret,
+    Deployment,
+    HealthCheck,
+    HourlyCost,
+    Route,
+    RouterSettings,
+)
 from clusters.snapshots import get_revision, load_inventory
 from tests.clusters.rows import CANARY, NOW, add_cluster, certificate_and_key
 from tests.fakes.standin_server import run_standin
@@ -30,8 +41,11 @@ CLUSTER_FORM = {
     "auth_type": "none",
     "billing": "committed",
     "cost_per_hour_usd": "0.0928",
+    "replica_count": "1",
     "in_flight_max": "64",
     "burst_percent": "100",
+    "hourly_costs-TOTAL_FORMS": "0",
+    "hourly_costs-INITIAL_FORMS": "0",
     "deployments-TOTAL_FORMS": "0",
     "deployments-INITIAL_FORMS": "0",
     "secrets-TOTAL_FORMS": "0",
@@ -148,7 +162,7 @@ def test_secrets_are_stored_and_never_shown(admin_client, caplog):
     history = admin_client.get(reverse("admin:clusters_cluster_history", args=[cluster.pk])).content.decode()
     assert "k1" in pages[0]
     body = key.splitlines()[1]
-    for text in (*pages, history, caplog.text, repr(load_inventory())):
+    for text in (*pages, history, caplog.text, repr(load_inventory(now=NOW))):
         assert CANARY not in text
         assert body not in text
 
@@ -452,3 +466,109 @@ def test_pages_are_counted_no_further_than_anybody_pages(django_assert_num_queri
     with django_assert_num_queries(1) as queries:
         assert paginator.count == 0
     assert f"LIMIT {HEALTH_CHECK_ROWS_MAX}" in queries[0]["sql"]
+
+
+def hourly_rows(*rows, stored=()):
+    """The inline's part of a posted cluster form."""
+    data = {
+        "hourly_costs-TOTAL_FORMS": str(len(stored) + len(rows)),
+        "hourly_costs-INITIAL_FORMS": str(len(stored)),
+    }
+    for number, row in enumerate((*stored, *rows)):
+        data |= {f"hourly_costs-{number}-{name}": value for name, value in row.items()}
+    return data
+
+
+def hourly_row(moment, usd_per_hour):
+    return {
+        "effective_at_0": f"{moment:%Y-%m-%d}",
+        "effective_at_1": f"{moment:%H:%M:%S}",
+        "cost_per_hour_usd": usd_per_hour,
+    }
+
+
+def test_hourly_cost_is_added_on_the_clusters_page_and_shown(admin_client):
+    cluster = add_cluster()
+    rows = hourly_rows(hourly_row(datetime(2020, 1, 1, 10, tzinfo=UTC), "1.0432"))
+
+    answer = admin_client.post(change_url(cluster), {**CLUSTER_FORM, **rows}, follow=True)
+    page = admin_client.get(change_url(cluster)).content.decode()
+    listed = admin_client.get(reverse(CHANGELIST)).content.decode()
+
+    assert errors_in(answer) == []
+    row = HourlyCost.objects.get()
+    assert (row.effective_at, row.cost_per_hour_nanousd, row.source) == (
+        datetime(2020, 1, 1, 10, tzinfo=UTC),
+        1_043_200_000,
+        "manual",
+    )
+    assert ">$1.0432</td>" in listed
+    assert "<span>2020-01-01 10:00</span>" in page
+    assert "<span>1.0432</span>" in page
+    assert '<span class="badge badge-ok">in force</span>' in page
+
+
+def test_hourly_cost_in_force_is_neither_changed_nor_deleted(admin_client):
+    cluster = add_cluster()
+    for moment, cost in ((datetime(2020, 1, 1, tzinfo=UTC), 5), (datetime(2999, 1, 1, tzinfo=UTC), 6)):
+        put_hourly_cost(cluster_name="metal", effective_at=moment, cost_per_hour_nanousd=cost)
+    scheduled, in_force = HourlyCost.objects.order_by("-effective_at")
+    stored = [
+        {"id": str(row.pk), "cluster": str(cluster.pk), **hourly_row(row.effective_at, "99"), "DELETE": "on"}
+        for row in (scheduled, in_force)
+    ]
+
+    answer = admin_client.post(
+        change_url(cluster), {**CLUSTER_FORM, **hourly_rows(stored=stored)}, follow=True
+    )
+
+    assert "this hourly cost is in force or was: it stays. Add a new one to follow it." in messages_in(answer)
+    assert list(HourlyCost.objects.values_list("id", "cost_per_hour_nanousd")) == [(in_force.id, 5)]
+
+
+def test_clusters_page_shows_the_latest_hourly_costs_only(admin_client):
+    cluster = add_cluster()
+    for year in range(2001, 2021):
+        put_hourly_cost(
+            cluster_name="metal", effective_at=datetime(year, 1, 1, tzinfo=UTC), cost_per_hour_nanousd=year
+        )
+
+    page = admin_client.get(change_url(cluster)).content.decode()
+
+    assert 'name="hourly_costs-INITIAL_FORMS" value="12"' in page
+    years = re.findall(r"<span>(2\d\d\d)-01-01 00:00</span>", page)
+    assert years == [str(year) for year in range(2020, 2008, -1)]
+    assert [page.count(f">{word}</span>") for word in ("scheduled", "in force", "past")] == [0, 1, 11]
+
+
+def test_replicas_that_a_scaler_wrote_are_saved_only_where_they_were_entered(admin_client):
+    cluster = add_cluster(billing="autoscaled", replica_count=1)
+    form = {**CLUSTER_FORM, "billing": "autoscaled"}
+    request_sees = {**form, "replica_count": "1"}
+
+    class Scaling(ClusterForm):
+        """A scaler writes while the page is open: after the form read the row, before it is saved."""
+
+        def clean(self):
+            inventory.set_replica_count(cluster_name="metal", replica_count=7)
+            return super().clean()
+
+    admin = site.get_model_admin(Cluster)
+    admin.form = Scaling
+    try:
+        admin_client.post(change_url(cluster), request_sees)
+        untouched = Cluster.objects.get().replica_count
+        admin_client.post(change_url(cluster), {**form, "replica_count": "3"})
+    finally:
+        admin.form = ClusterForm
+
+    assert untouched == 7
+    assert Cluster.objects.get().replica_count == 3
+
+
+def test_list_shows_what_all_replicas_cost(admin_client):
+    add_cluster(billing="autoscaled", replica_count=3)
+
+    page = admin_client.get(reverse(CHANGELIST)).content.decode()
+
+    assert "3 x $0.0928 = $0.2784" in page

@@ -82,6 +82,6 @@ def test_certificate_is_warned_of_two_weeks_before_its_end(days_later, problem):
     certificate, key = certificate_and_key()
     inventory.store_secret(cluster_id=cluster.id, purpose="client_certificate", plaintext=certificate)
     inventory.store_secret(cluster_id=cluster.id, purpose="client_key", plaintext=key)
-    (view,) = load_inventory().clusters
+    (view,) = load_inventory(now=NOW).clusters
 
     assert certificate_problem(view=view, now=NOW + timedelta(days=days_later, hours=1)) == problem

@@ -4,7 +4,7 @@ from clusters import inventory
 from clusters.models import ClusterSecret, Deployment, Route, RouterSettings
 from clusters.signing import NoneSigner, Rfc9421Signer
 from clusters.snapshots import DeploymentView, RouteView, get_revision, load_clusters, load_inventory
-from tests.clusters.rows import CANARY, add_cluster, certificate_and_key
+from tests.clusters.rows import CANARY, NOW, add_cluster, certificate_and_key
 
 pytestmark = pytest.mark.django_db
 
@@ -22,13 +22,13 @@ def test_inventory_is_loaded_by_six_queries(count, django_assert_num_queries):
     fill(count)
 
     with django_assert_num_queries(6):
-        snapshot = load_inventory()
+        snapshot = load_inventory(now=NOW)
 
     assert len(snapshot.clusters) == len(snapshot.routes) == count
 
 
 def test_empty_inventory_has_default_settings_and_writes_nothing():
-    snapshot = load_inventory()
+    snapshot = load_inventory(now=NOW)
 
     assert (snapshot.revision, snapshot.clusters, snapshot.routes) == (0, (), ())
     assert (snapshot.settings.policy, snapshot.settings.overhead_permille) == ("cost", 1100)
@@ -50,7 +50,7 @@ def test_cluster_is_shown_whole():
     )
     inventory.save_record(record=deployment)
 
-    (view,) = load_inventory().clusters
+    (view,) = load_inventory(now=NOW).clusters
 
     assert view.deployments == (
         DeploymentView(
@@ -71,7 +71,7 @@ def test_cluster_is_shown_whole():
 def test_upstream_name_is_the_models_own_where_none_is_given():
     inventory.save_record(record=Deployment(cluster=add_cluster(), model="llama"))
 
-    assert load_inventory().clusters[0].deployments[0].upstream_name == "llama"
+    assert load_inventory(now=NOW).clusters[0].deployments[0].upstream_name == "llama"
 
 
 def test_disabled_deployments_and_routes_are_left_out_disabled_clusters_are_not():
@@ -80,7 +80,7 @@ def test_disabled_deployments_and_routes_are_left_out_disabled_clusters_are_not(
     inventory.save_record(record=Route(model="off", candidates=["off"], is_enabled=False))
     inventory.save_record(record=Route(model="on", candidates=["a", "b"], fallbacks=["c"], policy="cost"))
 
-    snapshot = load_inventory()
+    snapshot = load_inventory(now=NOW)
 
     assert [(view.state, view.deployments) for view in snapshot.clusters] == [("disabled", ())]
     assert snapshot.routes == (RouteView(model="on", candidates=("a", "b"), fallbacks=("c",), policy="cost"),)
@@ -89,7 +89,7 @@ def test_disabled_deployments_and_routes_are_left_out_disabled_clusters_are_not(
 def test_revision_is_that_of_before_the_rows():
     add_cluster()
 
-    assert load_inventory().revision == get_revision() == 1
+    assert load_inventory(now=NOW).revision == get_revision() == 1
 
 
 def test_newest_secret_signs():
@@ -97,7 +97,7 @@ def test_newest_secret_signs():
     inventory.store_secret(cluster_id=cluster.id, purpose="hmac", plaintext="a", label="old")
     inventory.store_secret(cluster_id=cluster.id, purpose="hmac", plaintext="b", label="new")
 
-    assert repr(load_inventory().clusters[0].signer) == "Rfc9421Signer(key_ids=('new', 'old'))"
+    assert repr(load_inventory(now=NOW).clusters[0].signer) == "Rfc9421Signer(key_ids=('new', 'old'))"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_token_goes_into_the_providers_header(backend, header):
     cluster = add_cluster(auth_type="bearer", backend=backend)
     inventory.store_secret(cluster_id=cluster.id, purpose="bearer", plaintext="t")
 
-    signer = load_inventory().clusters[0].signer
+    signer = load_inventory(now=NOW).clusters[0].signer
 
     sent = signer.headers(method="GET", authority="a", path="/", query="", body=b"", now_s=1, nonce="n")
     assert [name for name, _ in sent] == [header]
@@ -116,7 +116,7 @@ def test_token_goes_into_the_providers_header(backend, header):
 def test_cluster_without_its_secret_is_shown_with_the_problem():
     add_cluster(auth_type="bearer")
 
-    (view,) = load_inventory().clusters
+    (view,) = load_inventory(now=NOW).clusters
 
     assert (view.signer, view.secret_problem) == (
         NoneSigner(),
@@ -129,7 +129,7 @@ def test_cluster_whose_secret_cannot_be_opened_is_shown_with_the_problem(setting
     good = add_cluster(name="open")
     settings.ENCRYPTION_KEYS = ["another"]
 
-    views = load_inventory().clusters
+    views = load_inventory(now=NOW).clusters
 
     assert [("is missing" in view.secret_problem, view.signer) for view in views] == [
         (True, NoneSigner()),
@@ -145,7 +145,7 @@ def test_secret_of_one_row_does_not_open_in_another():
     second.ciphertext = first.ciphertext
     second.save()
 
-    problems = [view.secret_problem for view in load_inventory().clusters]
+    problems = [view.secret_problem for view in load_inventory(now=NOW).clusters]
 
     assert problems[0] == ""
     assert "was not sealed for this row" in problems[1]
@@ -157,7 +157,7 @@ def test_mtls_cluster_has_its_identity():
     for purpose, text in [("client_certificate", certificate), ("client_key", key), ("ca", certificate)]:
         inventory.store_secret(cluster_id=cluster.id, purpose=purpose, plaintext=text)
 
-    (view,) = load_inventory().clusters
+    (view,) = load_inventory(now=NOW).clusters
 
     assert view.secret_problem == ""
     assert view.tls.client_pem == f"{certificate.strip()}\n{key.strip()}\n".encode()
@@ -168,7 +168,7 @@ def test_mtls_cluster_has_its_identity():
 def test_snapshot_hides_secrets():
     fill(1)
 
-    snapshot = load_inventory()
+    snapshot = load_inventory(now=NOW)
 
     assert isinstance(snapshot.clusters[0].signer, Rfc9421Signer)
     assert CANARY not in repr(snapshot)
@@ -178,4 +178,4 @@ def test_clusters_are_loaded_by_id():
     fill(3)
     chosen = add_cluster(name="chosen")
 
-    assert [view.name for view in load_clusters(cluster_ids=[chosen.id])] == ["chosen"]
+    assert [view.name for view in load_clusters(cluster_ids=[chosen.id], now=NOW)] == ["chosen"]

@@ -17,6 +17,7 @@ import psycopg
 
 from clusters.demo.standin import StandinSettings
 from tests.crash.clients import Callers
+from tests.crash.points import INJECTED
 from tests.fakes.gateway_server import ROOT, Control, free_port, is_error, new_databases
 from tests.fakes.standin_server import run_standin
 
@@ -209,7 +210,8 @@ class CrashFleet:
         return [orjson.loads(line) for line in self.upstream_ledger.read_bytes().splitlines()]
 
     def logged_errors(self):
-        return [line for line in self.log.read_text().splitlines() if is_error(line)]
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if is_error(line) and INJECTED not in line]
 
     def issue_key(self, name, *, limit_nanousd=ROOMY_NANOUSD):
         """A key with a hard budget for ever, and a soft one per month: each hold counts against both."""

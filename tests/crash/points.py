@@ -8,6 +8,8 @@ can its caller have seen the end of the answer.
 
 from dataclasses import dataclass
 
+# Said by errors that the harness makes: tests/crash/fleet.py lets them pass in the log.
+INJECTED = "injected by the crash harness"
 NOTHING: tuple[str, ...] = ()
 DOUBT = ("in_doubt",)
 SETTLED = ("settled",)
@@ -57,7 +59,11 @@ POINTS = (
     _point("failover.before_commit", "failover", DOUBT),
     _point("failover.in_transaction", "failover", DOUBT),
     _point("failover.after_commit", "failover", ("void", "in_doubt")),
-    # 7. The process. What the dead held is marked by the next that gets so far; a stop leaves nothing.
+    # 7. Release. The COMMIT of a hold got no answer: nothing is sent, and the hold goes.
+    _point("release.before", "plain", DOUBT),
+    _point("release.in_transaction", "plain", DOUBT),
+    _point("release.after_commit", "plain", ("void",)),
+    # 8. The process. What the dead held is marked by the next that gets so far; a stop leaves nothing.
     _point("fleet.reload", "change", DOUBT),
     _point("start.claimed", "start", DOUBT),
     _point("start.before_mark", "start", DOUBT),

@@ -38,7 +38,7 @@ from gateway.fleet import FleetKeeper  # noqa: E402
 from gateway.outbox import Outbox  # noqa: E402
 from gateway.streaming import DONE  # noqa: E402
 from gateway.upstream import Upstreams  # noqa: E402
-from tests.crash.points import BY_NAME  # noqa: E402
+from tests.crash.points import BY_NAME, INJECTED  # noqa: E402
 
 DIE_WITH_PARENT = 1
 MIDDLE_CHUNK = 4
@@ -49,12 +49,12 @@ class Trap:
 
     def __init__(self, *, name, count):
         assert name in BY_NAME, name
-        self._name = name
+        self.name = name
         self._left = count
         self._lock = threading.Lock()
 
     def reach(self, name, *, is_met=True):
-        if name != self._name or not is_met:
+        if name != self.name or not is_met:
             return
         with self._lock:
             self._left -= 1
@@ -95,6 +95,7 @@ def wrap(owner, name, *, before=None, after=None):
 def arm(trap):
     """Every point of tests/crash/points.py, in its order."""
     arm_ledger(trap)
+    arm_release(trap)
     arm_delivery(trap)
     arm_process(trap)
 
@@ -130,7 +131,7 @@ def arm_ledger(trap):
         trap.reach("settle.resolved", is_met=any(entry.settlement for entry in entries))
 
     wrap(ledger, "commit", before=before_commit, after=after_commit)
-    wrap(holds_module, "_insert_holds", after=lambda *_: trap.reach("hold.in_transaction"))
+    wrap(holds_module, "_insert_holds", after=lambda *_, **__: trap.reach("hold.in_transaction"))
     wrap(
         settlements,
         "_close_reservations",
@@ -143,6 +144,30 @@ def arm_ledger(trap):
         after=lambda cursor, connection, noted: trap.reach("checkpoint.in_transaction", is_met=bool(noted)),
     )
     wrap(group_commit, "_resolve", after=after_resolve)
+
+
+def arm_release(trap):
+    """The first COMMIT of a hold counts, and its answer is lost."""
+    is_lost = threading.Event()
+
+    def lose(batch):
+        if batch.holds and not is_lost.is_set():
+            is_lost.set()
+            raise ledger.LostCommitError(INJECTED)
+
+    if trap.name.startswith("release."):
+        wrap(ledger, "commit", after=lose)
+    wrap(
+        ledger,
+        "release",
+        before=lambda *, lost, now: trap.reach("release.before"),
+        after=lambda *, lost, now: trap.reach("release.after_commit"),
+    )
+    wrap(
+        settlements,
+        "write_tombstones",
+        after=lambda cursor, connection, lost: trap.reach("release.in_transaction"),
+    )
 
 
 def arm_delivery(trap):

@@ -22,7 +22,7 @@ from django.db import connections  # noqa: E402
 from django.forms import model_to_dict  # noqa: E402
 
 from billing import keys, prices  # noqa: E402
-from billing.budgets import put_budget  # noqa: E402
+from billing.budgets import override_budget, put_budget  # noqa: E402
 from billing.models import (  # noqa: E402
     ApiKey,
     Budget,
@@ -109,6 +109,15 @@ def issue_key(*, name, team, budgets=(), expires_in_s=None, **limits):
     return {"id": issued.id, "key": issued.key, "name": name}
 
 
+def override_budgets(*, key_id, limit_nanousd, for_s):
+    """Another limit for each of the key's own budgets, for so many seconds."""
+    until = now() + timedelta(seconds=for_s)
+    for budget in Budget.objects.filter(key_id=UUID(key_id)):
+        override_budget(
+            budget_id=budget.id, limit_nanousd=limit_nanousd, until=until, reason="test", now=now()
+        )
+
+
 def revoke_key(*, key_id):
     keys.revoke_key(key_id=UUID(key_id), now=now())
 
@@ -120,6 +129,11 @@ def forget(*, clusters, routes):
 
 
 # --- Reads.
+
+
+def key_id_of(*, token):
+    """The id of the key with this SHA-256."""
+    return ApiKey.objects.get(digest=token).id
 
 
 def load_rows(*, key_id):
@@ -235,8 +249,10 @@ CALLS = {
         set_cluster_state,
         set_cluster_health,
         issue_key,
+        override_budgets,
         revoke_key,
         forget,
+        key_id_of,
         load_rows,
         load_reservations,
         load_windows,

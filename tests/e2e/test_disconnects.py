@@ -15,11 +15,12 @@ IN_FLIGHT = "gateway_in_flight_requests"
 
 
 @contextlib.contextmanager
-def raw_request(fleet, key, *, receive_buffer_bytes=None, **members):
+def raw_request(fleet, key, *, receive_buffer_bytes=None, extra_headers=(), **members):
     """A chat sent over a bare socket, whose end the test holds in its hand."""
     body = orjson.dumps(fleet.chat(**members))
+    extra = "".join(f"{name}: {value}\r\n" for name, value in dict(extra_headers).items())
     head = (
-        f"POST {CHAT_PATH} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {key.key}\r\n"
+        f"POST {CHAT_PATH} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {key.key}\r\n{extra}"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     with socket.socket() as line:

@@ -274,7 +274,7 @@ def test_rate_limit_tells_when_to_come_back(fleet):
 
     headers = refused.value.response.headers
     assert refused.value.code == "rate_limit_exceeded"
-    assert 1 <= int(headers["retry-after"]) <= 30
+    assert 1 <= int(headers["retry-after"]) <= 62
     assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("2", "0")
     assert len(fleet.settled_rows(key, count=2)) == 2
 
@@ -324,7 +324,7 @@ def test_raw_response_has_the_request_id_and_what_is_left_of_the_limits(fleet):
     assert raw.headers["x-request-id"] == raw.request_id == row["request_id"]
     assert raw.request_id == site.records[0]["request_id"]
     assert [raw.headers[name] for name in names] == ["60", "59", "60000", str(60_000 - tokens_taken(fleet))]
-    assert raw.headers["x-ratelimit-reset-requests"] == "1s"
+    assert raw.headers["x-ratelimit-reset-requests"] in {"1m0s", "1m1s", "1m2s"}
     assert raw.headers["x-gateway-cluster"] == site.name
 
 

@@ -1,5 +1,6 @@
 """What is held and what is booked: the bound of an answer, the windows it counts against, the record."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -9,23 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.budgets import BudgetView
-from billing.entries import Settlement, WindowClaim
+from billing.entries import Clamp, Settlement, WindowClaim
 from billing.principals import Principal
 from gateway.accounting import (
     NOTHING_USED,
     UNPRICED,
     OutputBound,
     WindowCalendar,
+    clamped_hold,
     decision_record,
     new_hold,
     output_bound,
-    rate_record,
     settlement_of,
 )
 from gateway.completion import CompletionRequest
 from gateway.metering import estimated_usage
 from routing.cost import cost_nanousd
 from routing.money import NANOUSD_MAX
+from routing.rate_record import rate_record
 from routing.types import Candidate, Decision, Deployment, Exclusion, Rate, RequestProfile, Usage
 
 NOW = datetime(2030, 1, 2, 12, tzinfo=UTC)
@@ -157,18 +159,18 @@ def budget_of(**values):
     )
 
 
-def principal_of(*budgets):
+def principal_of(*budgets, organisation="acme"):
     return Principal(
         key_id=KEY_ID,
         key_name="ci",
         prefix="tg_abcdefgh",
         team="red",
-        organisation="acme",
+        organisation=organisation,
         allowed_models=None,
         expires_at=None,
         revoked_at=None,
-        rpm_max=None,
-        tpm_max=None,
+        limits=(),
+        model_limits={},
         budgets=budgets,
     )
 
@@ -185,8 +187,44 @@ def test_claim_says_all_that_the_ledger_needs():
             is_hard=True,
             starts_at=datetime(2030, 1, 2, tzinfo=UTC),
             ends_at=datetime(2030, 1, 3, tzinfo=UTC),
+            window="day",
         ),
     )
+
+
+def test_claim_has_the_override_s_limit_up_to_its_end():
+    until = NOW + timedelta(hours=1)
+    principal = principal_of(budget_of(override_limit_nanousd=7, override_until=until))
+    calendar = WindowCalendar()
+    moments = [NOW, until - timedelta(microseconds=1), until, until + timedelta(days=1)]
+
+    claims = [calendar.claims_of(principal, now=at)[0] for at in moments]
+
+    assert [(claim.limit_nanousd, claim.override_until) for claim in claims] == [
+        (7, until),
+        (7, until),
+        (5, None),
+        (5, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("is_hard", "is_clamped", "organisation", "found"),
+    [
+        (True, True, "acme", (True, False)),
+        (True, False, "acme", (False, False)),
+        (False, True, "acme", (False, False)),
+        (True, False, "litellm", (False, True)),
+        # Clamped means kept to the nano-USD, so the last one may not cross the limit.
+        (True, True, "litellm", (True, False)),
+    ],
+)
+def test_claim_is_clamped_where_a_hard_budget_is(is_hard, is_clamped, organisation, found):
+    budget = budget_of(is_hard=is_hard, is_clamped=is_clamped)
+
+    (claim,) = WindowCalendar().claims_of(principal_of(budget, organisation=organisation), now=NOW)
+
+    assert (claim.is_clamped, claim.is_crossing) == found
 
 
 def test_claims_at_the_edge_of_a_window_belong_to_the_one_that_begins():
@@ -271,7 +309,8 @@ def test_hold_says_who_asked_and_where_it_goes():
         "provider": "metal",
         "surface": "chat",
         "is_stream": True,
-        "rate": rate_record(RATE),
+        "rate": rate_record(rate=RATE),
+        "service_tier": None,
         "decision": {
             "policy": "cost",
             "reason": "cost",
@@ -282,6 +321,45 @@ def test_hold_says_who_asked_and_where_it_goes():
             "others": 0,
         },
         "prompt_tokens_estimate": 300,
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "choice_count", "clamp"),
+    [
+        (None, 1, {"output_tokens_max": 4096, "output_tokens_min": 16, "choice_count": 1}),
+        (300, 4, {"output_tokens_max": 300, "output_tokens_min": 16, "choice_count": 4}),
+        (5, 1, {"output_tokens_max": 5, "output_tokens_min": 5, "choice_count": 1}),
+    ],
+)
+def test_hold_says_how_far_a_clamped_budget_may_lower_it(asked, choice_count, clamp):
+    profile = profile_of(output_tokens_max=asked, choice_count=choice_count)
+    claims = WindowCalendar().claims_of(principal_of(budget_of(is_clamped=True)), now=NOW)
+
+    hold = hold_of(profile=profile, claims=claims)
+
+    assert hold.clamp == Clamp(input_tokens_max=1456, rate=RATE, **clamp)
+    assert hold.held_nanousd == hold.clamp.held_nanousd(output_tokens=clamp["output_tokens_max"])
+
+
+def test_hold_is_lowered_by_no_other_budget_and_embeddings_by_none():
+    claims = [
+        WindowCalendar().claims_of(principal_of(budget_of(is_clamped=is_clamped)), now=NOW)
+        for is_clamped in (False, True)
+    ]
+    embeddings = profile_of(surface="embeddings", output_tokens_max=0)
+
+    holds = [hold_of(claims=claims[0]), hold_of(), hold_of(profile=embeddings, claims=claims[1])]
+
+    assert [hold.clamp for hold in holds] == [None, None, None]
+
+
+def test_clamped_hold_keeps_what_was_granted_with_its_decision():
+    hold = replace(hold_of(), clamped_output_tokens=77)
+
+    assert clamped_hold(hold).attribution == {
+        **hold.attribution,
+        "decision": {**hold.attribution["decision"], "output_tokens_max": 77},
     }
 
 
@@ -404,7 +482,7 @@ def test_settlement_costs_what_was_used_at_the_rate_of_the_hold(usage, rate, cos
 
 
 def test_unpriced_rate_is_zero_in_every_bucket():
-    assert rate_record(UNPRICED) == {
+    assert rate_record(rate=UNPRICED) == {
         **dict.fromkeys((name for name in RATE_NUMBERS), 0),
         "source": "unpriced",
     }

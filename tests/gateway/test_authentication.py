@@ -25,8 +25,8 @@ def principal_of(**values):
             "allowed_models": None,
             "expires_at": None,
             "revoked_at": None,
-            "rpm_max": None,
-            "tpm_max": None,
+            "limits": (),
+            "model_limits": {},
             "budgets": (),
             **values,
         }

@@ -258,9 +258,10 @@ def test_named_route_lists_each_deployment_once(candidates, fallbacks, expected)
     assert served(fleet.routes["smart"]) == expected
 
 
-def expires_at(*checked_ats, next_change_at=None):
+def expires_at(*checked_ats, next_change_at=None, cost_changes_at=None):
     clusters = [
-        cluster_view(id=str(n), health_checked_at=at, deployments=()) for n, at in enumerate(checked_ats)
+        cluster_view(id=str(n), health_checked_at=at, cost_changes_at=cost_changes_at, deployments=())
+        for n, at in enumerate(checked_ats)
     ]
     return build_snapshot(
         inventory=InventorySnapshot(
@@ -284,6 +285,7 @@ def test_snapshot_expires_when_the_first_thing_it_says_is_no_longer_so():
     assert expires_at(None) is None
     assert expires_at(earlier, later, None) == earlier + STALE_AFTER
     assert expires_at(earlier, next_change_at=soon) == soon
+    assert expires_at(earlier, cost_changes_at=soon) == soon
     # What has gone stale already says nothing about when to look again.
     assert expires_at(NOW - STALE_AFTER, later) == later + STALE_AFTER
     assert expires_at(NOW - STALE_AFTER) is None

@@ -1,11 +1,13 @@
-"""Rate limits over simulated time: exact, refusals take nothing, headers as OpenAI writes them."""
+"""Limits in one process over simulated time: exact in every rolling minute, refusals take nothing."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import ratelimit
-from gateway.ratelimit import Allowance, RateLimiter, duration_text, headers_of
+from gateway.ratelimit import Allowance, Demand, LocalLimiter, duration_text, headers_of
+
+LIGHT = settings(max_examples=60, deadline=None, database=None)
 
 
 class FakeClock:
@@ -23,63 +25,67 @@ def clock():
 
 @pytest.fixture
 def limiter(clock):
-    return RateLimiter(clock=clock)
+    return LocalLimiter(clock=clock)
 
 
-def take(limiter, amount=1, *, limit=60, key_id="k", kind="requests"):
-    return limiter.take(key_id=key_id, kind=kind, limit=limit, amount=amount)
+def demand(amount=1, *, limit=60, scope="key:k", kind="requests"):
+    return Demand(scope=scope, label="API key tg_k…", kind=kind, limit=limit, amount=amount)
+
+
+def take(limiter, amount=1, **values):
+    return limiter.take_now([demand(amount, **values)]).allowances[0]
 
 
 def test_take_gives_the_whole_allowance(limiter):
-    assert take(limiter, 6) == Allowance(kind="requests", limit=60, remaining=54, reset_s=6.0)
+    assert take(limiter, 6) == Allowance(demand=demand(6), remaining=54, reset_s=61.0)
 
 
-def test_take_refuses_with_the_wait_and_takes_nothing(limiter):
-    take(limiter, 50)
+def test_take_refuses_with_the_wait_and_takes_nothing(limiter, clock):
+    take(limiter, 20)
+    clock.now_s += 10.0
+    take(limiter, 30)
+    clock.now_s += 5.0
 
     refused = take(limiter, 13)
 
+    # The 20 of 15 seconds ago are forgotten 61 seconds after they came.
     assert refused == Allowance(
-        kind="requests", limit=60, remaining=10, reset_s=50.0, is_refused=True, retry_after_s=3.0
+        demand=demand(13), remaining=10, reset_s=56.0, is_refused=True, retry_after_s=46.0
     )
     assert take(limiter, 10).is_refused is False
 
 
-@pytest.mark.parametrize(("limit", "step_s"), [(60, 0.1), (7, 0.5), (1000, 0.05)])
-def test_take_is_exact_over_a_simulated_minute(limiter, clock, limit, step_s):
-    burst = sum(not take(limiter, limit=limit).is_refused for _ in range(limit * 2))
-    passed = 0
-    for _ in range(round(60 / step_s)):
-        clock.now_s += step_s
-        while not take(limiter, limit=limit).is_refused:
-            passed += 1
+def test_demands_are_taken_all_or_none(limiter):
+    both = [demand(10, limit=10), demand(50, limit=40, scope="team:t")]
 
-    assert burst == limit
-    assert passed == limit
+    taken = limiter.take_now(both)
+
+    assert [allowance.is_refused for allowance in taken.allowances] == [False, True]
+    assert taken.refused == taken.allowances[1]
+    assert limiter.used(kind="requests", scope="key:k") == 0
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@LIGHT
 @given(
-    st.integers(1, 500),
-    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 100)), min_size=1, max_size=50),
+    st.integers(1, 50),
+    st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), min_size=1, max_size=80),
 )
-def test_take_never_passes_more_than_the_limit_and_what_grew(limit, steps):
+def test_no_rolling_minute_sees_more_than_the_limit(limit, steps):
     clock = FakeClock()
-    limiter = RateLimiter(clock=clock)
-    passed, start_s = 0, clock.now_s
+    limiter, passed = LocalLimiter(clock=clock), []
     for wait_s, amount in steps:
         clock.now_s += wait_s
         if not take(limiter, amount, limit=limit).is_refused:
-            passed += amount
-        assert passed <= limit + (clock.now_s - start_s) * limit / 60 + 0.001
+            passed.append((clock.now_s, amount))
+        assert sum(amount for at_s, amount in passed if at_s > clock.now_s - 60) <= limit
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@LIGHT
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(0, 100))
 def test_take_passes_after_the_wait_that_it_asked_for(limit, amount, wait_s):
     amount = min(amount, limit)
     clock = FakeClock()
-    limiter = RateLimiter(clock=clock)
+    limiter = LocalLimiter(clock=clock)
     take(limiter, limit, limit=limit)
     clock.now_s += wait_s
     first = take(limiter, amount, limit=limit)
@@ -88,62 +94,61 @@ def test_take_passes_after_the_wait_that_it_asked_for(limit, amount, wait_s):
     assert not (first.is_refused and take(limiter, amount, limit=limit).is_refused)
 
 
-def test_take_never_gives_more_than_the_limit_at_once(limiter, clock):
-    refused = take(limiter, 61)
-    clock.now_s += 3600
-
-    assert refused.is_refused is True
-    assert take(limiter, 61).is_refused is True
-    assert take(limiter, 60).is_refused is False
-
-
-def test_take_keeps_keys_and_kinds_apart(limiter):
+def test_take_keeps_scopes_and_kinds_apart(limiter):
     take(limiter, 60)
 
-    assert take(limiter, 60, key_id="other").is_refused is False
+    assert take(limiter, 60, scope="key:other").is_refused is False
     assert take(limiter, 60, kind="tokens").is_refused is False
 
 
 def test_take_follows_a_lowered_limit_at_once(limiter):
     take(limiter, 10, limit=1000)
 
-    assert take(limiter, 6, limit=5).is_refused is True
-    assert take(limiter, 5, limit=5).is_refused is False
+    assert take(limiter, 1, limit=10).is_refused is True
 
 
-def test_give_back_returns_what_was_not_used(limiter):
+def test_take_of_a_share_leaves_the_rest_to_other_processes(limiter):
+    limiter.share = 4
+
+    assert [take(limiter, 5).is_refused for _ in range(4)] == [False, False, False, True]
+
+
+def test_correct_returns_what_was_not_used_but_never_more(limiter):
     take(limiter, 60)
-    limiter.give_back(key_id="k", kind="requests", limit=60, amount=20)
+    limiter.correct(demand(), amount=-20)
+    assert limiter.used(kind="requests", scope="key:k") == 40
 
-    assert take(limiter, 20).remaining == 0
-
-
-def test_give_back_never_fills_above_the_limit(limiter):
-    limiter.give_back(key_id="k", kind="requests", limit=60, amount=1000)
-
-    assert take(limiter, 60).remaining == 0
+    limiter.correct(demand(), amount=-1000)
+    assert limiter.used(kind="requests", scope="key:k") == 0
 
 
-def test_give_back_of_a_negative_amount_takes_more(limiter, clock):
+def test_more_used_than_taken_is_waited_for(limiter, clock):
     take(limiter, 60)
-    limiter.give_back(key_id="k", kind="requests", limit=60, amount=-60)
+    clock.now_s += 30
+    limiter.correct(demand(), amount=60)
 
-    refused = take(limiter)
-
-    assert refused == Allowance(
-        kind="requests", limit=60, remaining=0, reset_s=120.0, is_refused=True, retry_after_s=61.0
-    )
+    assert take(limiter).retry_after_s == pytest.approx(61.0)
 
 
-def test_buckets_are_bounded_and_the_one_unseen_longest_goes(limiter, monkeypatch):
-    monkeypatch.setattr(ratelimit, "BUCKETS_MAX", 3)
-    for key_id in ("first", "second", "third"):
-        take(limiter, 60, key_id=key_id)
-    take(limiter, key_id="first")  # refused, but seen
-    take(limiter, key_id="fourth")
+def test_places_are_free_when_left(limiter):
+    place = demand(kind="concurrent", limit=2)
+    taken = [limiter.take_now([place]).refused is None for _ in range(3)]
+    limiter.leave(place)
 
-    assert take(limiter, 60, key_id="first").is_refused is True
-    assert take(limiter, 60, key_id="second").is_refused is False
+    assert taken == [True, True, False]
+    assert limiter.take_now([place]).refused is None
+    assert limiter.scopes() == [("concurrent", "key:k")]
+
+
+def test_counts_are_bounded_and_the_one_unseen_longest_goes(limiter, monkeypatch):
+    monkeypatch.setattr(ratelimit, "COUNTS_MAX", 3)
+    for scope in ("first", "second", "third"):
+        take(limiter, 60, scope=scope)
+    take(limiter, scope="first")  # refused, but seen
+    take(limiter, scope="fourth")
+
+    assert take(limiter, 60, scope="first").is_refused is True
+    assert take(limiter, 60, scope="second").is_refused is False
 
 
 @pytest.mark.parametrize(
@@ -168,11 +173,19 @@ def test_duration_text_is_openai_s(seconds, text):
     assert duration_text(seconds) == text
 
 
-def test_headers_of_an_allowance():
-    allowance = Allowance(kind="tokens", limit=90_000, remaining=12, reset_s=360.0)
+def test_headers_are_of_the_tightest_limit_of_each_kind():
+    allowances = [
+        Allowance(demand=demand(limit=100), remaining=40, reset_s=1.0),
+        Allowance(demand=demand(limit=90, scope="team:t"), remaining=12, reset_s=2.0),
+        Allowance(demand=demand(limit=90_000, kind="tokens"), remaining=7, reset_s=360.0),
+        Allowance(demand=demand(limit=3, kind="concurrent"), remaining=1, reset_s=1.0),
+    ]
 
-    assert headers_of(allowance) == (
+    assert headers_of(allowances) == (
+        ("x-ratelimit-limit-requests", "90"),
+        ("x-ratelimit-remaining-requests", "12"),
+        ("x-ratelimit-reset-requests", "2s"),
         ("x-ratelimit-limit-tokens", "90000"),
-        ("x-ratelimit-remaining-tokens", "12"),
+        ("x-ratelimit-remaining-tokens", "7"),
         ("x-ratelimit-reset-tokens", "6m0s"),
     )

@@ -5,9 +5,12 @@ from uuid import UUID
 
 import pytest
 
+from billing.amounts import usd_text
 from billing.entries import BudgetExceededError, WindowClaim
 from gateway.errors import (
+    BudgetHeldError,
     ContextLengthError,
+    CrossedBudgetError,
     InsufficientQuotaError,
     ModelNotPricedError,
     NoHealthyClusterError,
@@ -116,29 +119,139 @@ def test_refusal_names_ten_clusters_at_most():
     assert message.count("unhealthy") == 10
 
 
-@pytest.mark.parametrize(
-    ("ends_at", "until"),
-    [(datetime(2030, 2, 1, tzinfo=UTC), "until 2030-02-01T00:00:00+00:00"), (None, "for good")],
-)
-@pytest.mark.parametrize(
-    ("limit_nanousd", "limit"),
-    [(0, "$0"), (1, "$0.000000001"), (1_500_000_000, "$1.5"), (1_000_000_000_000, "$1000")],
-)
-def test_refusal_of_a_spent_budget_says_which_and_until_when(ends_at, until, limit_nanousd, limit):
-    claim = WindowClaim(
-        window_id="w",
-        budget_id=UUID(int=1),
-        owner="team red",
-        limit_nanousd=limit_nanousd,
-        is_hard=True,
-        starts_at=datetime(2030, 1, 1, tzinfo=UTC),
-        ends_at=ends_at,
+def claim_of(**values):
+    return WindowClaim(
+        **{
+            "window_id": "w",
+            "budget_id": UUID(int=1),
+            "owner": 'team "red"',
+            "limit_nanousd": 10_000_000_000,
+            "is_hard": True,
+            "starts_at": datetime(2030, 1, 1, tzinfo=UTC),
+            "ends_at": datetime(2030, 2, 1, tzinfo=UTC),
+            "window": "month",
+            **values,
+        }
     )
 
-    error = budget_refusal(BudgetExceededError(claim=claim, held_nanousd=20_000_000))
 
-    assert type(error) is InsufficientQuotaError
-    assert error.message == (
-        f"The budget of team red ({limit}) has no room for this request, which may cost up to $0.02, "
-        f"{until}. Lower max_tokens, or raise it in Admin > Budgets."
+def budget_refusal_of(*, spent, held=0, needed=20_000_000, output_tokens_min=None, **claim):
+    error = budget_refusal(
+        BudgetExceededError(
+            claim=claim_of(**claim),
+            needed_nanousd=needed,
+            spent_nanousd=spent,
+            held_nanousd=held,
+            output_tokens_min=output_tokens_min,
+        )
+    )
+    return type(error), error.message
+
+
+def test_refusal_of_a_spent_budget_says_which_how_much_until_when_and_what_to_do():
+    kind, message = budget_refusal_of(spent=9_990_000_000)
+
+    assert kind is InsufficientQuotaError
+    assert message == (
+        'The monthly budget of team "red" has no room for this request, which may cost up to $0.02: $9.99 of '
+        "$10.00 is spent. Wait until it starts anew at 2030-02-01T00:00+00:00, lower max_tokens, or raise it "
+        "in Admin > Budgets."
+    )
+
+
+def test_refusal_of_a_budget_without_anything_left_does_not_ask_for_less():
+    kind, message = budget_refusal_of(spent=10_000_000_000, held=1)
+
+    assert kind is InsufficientQuotaError
+    assert message == (
+        'The monthly budget of team "red" has no room for this request, which may cost up to $0.02: $10.00 '
+        "of $10.00 is spent, and $0.000000001 is held by requests that run. Wait until it starts anew at "
+        "2030-02-01T00:00+00:00, or raise it in Admin > Budgets."
+    )
+
+
+@pytest.mark.parametrize(
+    ("spent", "advice"),
+    [(0, "lower max_tokens, or raise it"), (1_000, "raise it"), (2_000, "raise it")],
+)
+def test_refusal_of_a_total_budget_says_that_it_never_starts_anew(spent, advice):
+    _, message = budget_refusal_of(spent=spent, limit_nanousd=1_000, window="total", ends_at=None)
+
+    assert message == (
+        'The total budget of team "red" has no room for this request, which may cost up to $0.02: '
+        f"{usd_text(spent)} of $0.000001 is spent. It never starts anew: {advice} in Admin > Budgets."
+    )
+
+
+def test_refusal_under_an_override_says_when_that_ends():
+    _, message = budget_refusal_of(
+        spent=9_990_000_000, window="day", override_until=datetime(2030, 1, 5, 12, 30, tzinfo=UTC)
+    )
+
+    assert message == (
+        'The daily budget of team "red" has no room for this request, which may cost up to $0.02: $9.99 of '
+        "$10.00 is spent. Its limit is an override that ends at 2030-01-05T12:30+00:00. Wait until it starts "
+        "anew at 2030-02-01T00:00+00:00, lower max_tokens, or raise it in Admin > Budgets."
+    )
+
+
+def test_refusal_of_a_clamped_budget_says_the_least_that_was_tried():
+    _, message = budget_refusal_of(spent=9_990_000_000, output_tokens_min=16, window="week")
+
+    assert message == (
+        'The weekly budget of team "red" has no room for this request, which needs at least $0.02 for its '
+        "prompt and 16 tokens of answer: $9.99 of $10.00 is spent. Wait until it starts anew at "
+        "2030-02-01T00:00+00:00, send less, or raise it in Admin > Budgets."
+    )
+
+
+def test_refusal_because_of_requests_that_run_asks_to_come_again():
+    kind, message = budget_refusal_of(spent=9_000_000_000, held=990_000_000)
+
+    assert kind is BudgetHeldError
+    assert message == (
+        'The monthly budget of team "red" has no room at the moment for this request, which may cost up to '
+        "$0.02: $9.00 of $10.00 is spent, and $0.99 is held by requests that run. What those do not "
+        "use comes free when they end: send it again in a second."
+    )
+
+
+@pytest.mark.parametrize(
+    ("spent", "held", "kind"),
+    [
+        (80, 1, BudgetHeldError),
+        (80, 20, BudgetHeldError),
+        (81, 20, InsufficientQuotaError),
+        (81, 0, InsufficientQuotaError),
+        (200, 0, InsufficientQuotaError),
+    ],
+)
+def test_refusal_is_final_where_spent_alone_leaves_no_room(spent, held, kind):
+    assert budget_refusal_of(spent=spent, held=held, needed=20, limit_nanousd=100)[0] is kind
+
+
+@pytest.mark.parametrize(
+    ("owner", "team", "path"), [('team "red"', "Team=red ", "team"), ('key "ci"', "", "key")]
+)
+def test_refusal_of_a_crossed_budget_is_in_litellm_s_words(owner, team, path):
+    kind, message = budget_refusal_of(
+        spent=1_500_000_000, limit_nanousd=1_000_000_000, is_crossing=True, owner=owner
+    )
+
+    assert kind is CrossedBudgetError
+    assert message == (
+        f"Budget has been exceeded! {team}Current cost: 1.5, Max budget: 1. It starts anew at "
+        f"2030-02-01T00:00:00+00:00; or raise max_budget of {owner} with POST /{path}/update or in "
+        "Admin > Budgets."
+    )
+
+
+def test_refusal_of_a_budget_that_running_requests_may_cross_asks_to_come_again():
+    kind, message = budget_refusal_of(spent=0, held=10_000_000_000, needed=1, is_crossing=True)
+
+    assert kind is BudgetHeldError
+    assert message == (
+        'The monthly budget of team "red" has no room at the moment for this request, which needs something '
+        "to be left: $0.00 of $10.00 is spent, and $10.00 is held by requests that run. What those do not "
+        "use comes free when they end: send it again in a second."
     )

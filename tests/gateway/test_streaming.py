@@ -1,6 +1,7 @@
 """The relay of event streams: the same whatever the chunks, and honest about how a stream ended."""
 
 import itertools
+from decimal import Decimal
 
 import orjson
 import pytest
@@ -401,3 +402,38 @@ def test_empty_usage_is_taken_out_wherever_it_stands(null):
 
     assert orjson.loads(out[6:]) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
     assert run(relay_of(wants_usage=True), event) == event
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
+def test_usage_keeps_its_amounts_of_money_exact(wants_usage):
+    relay = relay_of(wants_usage=wants_usage)
+    usage = b'{"prompt_tokens":5,"completion_tokens":2,"cost":0.10000000000000000001}'
+
+    run(relay, frame(delta(finish="stop")), b'data: {"choices":[],"usage":' + usage + b"}\n\n", DONE)
+
+    assert relay.reported_usage == {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "cost": Decimal("0.10000000000000000001"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("events", "service_tier"),
+    [
+        ([delta(service_tier="flex"), delta(finish="stop", service_tier="flex")], "flex"),
+        # A stream that is cut has said it in its first event.
+        ([delta(service_tier="flex"), delta()], "flex"),
+        ([delta(service_tier="auto"), delta(finish="stop", service_tier="priority")], "priority"),
+        ([delta(), delta(finish="stop"), {"choices": [], "usage": USAGE, "service_tier": "flex"}], "flex"),
+        ([delta(service_tier="flex"), delta(finish="stop", service_tier=None)], "flex"),
+        ([delta(), delta(finish="stop")], None),
+    ],
+)
+def test_service_tier_is_what_the_stream_said_at_last(events, service_tier):
+    for frames in ([b"".join(map(frame, events))], [frame(event) for event in events]):
+        relay = relay_of()
+
+        run(relay, *frames)
+
+        assert relay.service_tier == service_tier

@@ -1,14 +1,20 @@
 """The carrier of capacity samples between the inventory and the accounts."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from django.conf import settings
 
 from billing.models import CapacityHour
+from clusters.hourly_costs import put_hourly_cost
+from clusters.inventory import set_replica_count
 from clusters.models import Cluster
 from gateway import tasks
 from tests.clusters.rows import add_cluster
 
 pytestmark = pytest.mark.django_db(databases="__all__")
+
+NINE = datetime(2026, 11, 20, 9, tzinfo=UTC)
 
 
 def test_task_samples_the_clusters_that_are_paid_by_the_hour():
@@ -20,18 +26,53 @@ def test_task_samples_the_clusters_that_are_paid_by_the_hour():
     add_cluster(name="own-by-token", billing="metered")
     Cluster.objects.filter(name="down").update(health="unhealthy")
 
-    tasks.sample_capacity()
-    tasks.sample_capacity()
+    for second in (0, 30):
+        tasks.take_samples(now=NINE + timedelta(minutes=59, seconds=second))
 
     rows = CapacityHour.objects.order_by("cluster")
-    # A run may meet the turn of a minute: then the second one counts too.
-    seen = [(row.cluster, row.cost_nanousd, row.capacity_tokens // row.sample_count) for row in rows]
+    seen = [(row.cluster, row.cost_nanousd, row.capacity_tokens, row.sample_count) for row in rows]
     assert seen == [
-        ("down", 0, 0),
-        ("full", 92_800_000, 420),
-        ("idle", 92_800_000, 0),
-        ("unrated", 92_800_000, 600),
+        ("down", 0, 0, 1),
+        ("full", 92_800_000, 420, 1),
+        ("idle", 92_800_000, 0, 1),
+        ("unrated", 92_800_000, 600, 1),
     ]
+
+
+def test_samples_carry_replicas_and_the_price_of_the_minute():
+    add_cluster(name="spot", billing="autoscaled", tokens_per_s=2, cost_per_hour_nanousd=1)
+    set_replica_count(cluster_name="spot", replica_count=3)
+    for second, cost in ((0, 6_000), (61, 12_000)):
+        put_hourly_cost(
+            cluster_name="spot", effective_at=NINE + timedelta(seconds=second), cost_per_hour_nanousd=cost
+        )
+    for minute in range(3):
+        tasks.take_samples(now=NINE + timedelta(minutes=minute, seconds=50))
+
+    row = CapacityHour.objects.get()
+    assert (row.cost_nanousd, row.capacity_tokens, row.replica_samples) == (300 + 300 + 600, 9 * 120, 9)
+
+
+def test_outage_is_filled_with_the_prices_of_then():
+    add_cluster(name="spot", cost_per_hour_nanousd=6_000)
+    tasks.take_samples(now=NINE)
+    for hours, cost in ((1, 12_000), (1.5, 24_000), (2, 60)):
+        put_hourly_cost(
+            cluster_name="spot", effective_at=NINE + timedelta(hours=hours), cost_per_hour_nanousd=cost
+        )
+    tasks.take_samples(now=NINE + timedelta(hours=3, minutes=10))
+    tasks.take_samples(now=NINE + timedelta(hours=4, minutes=10))
+
+    costs = CapacityHour.objects.filter(is_closed=True).order_by("starts_at")
+    assert list(costs.values_list("cost_nanousd", flat=True)) == [6_000, 18_000, 60, 60]
+
+
+def test_task_runs_now():
+    add_cluster(name="full")
+
+    tasks.sample_capacity()
+
+    assert CapacityHour.objects.get().sample_count == 1
 
 
 def test_task_has_the_name_that_beat_calls():

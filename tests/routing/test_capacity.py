@@ -1,12 +1,13 @@
 """Paid capacity: parts that add up exactly, whatever they are parts of."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.capacity import (
-    minute_nanousd,
+    minutes_nanousd,
     nanousd_per_mtok,
-    rest_of_hour_nanousd,
     seed_nanousd_per_1k,
     shares,
     split_cost,
@@ -53,15 +54,18 @@ def test_split_cost_is_the_cost_and_idle_what_the_formula_says(cost, tokens, cap
         assert abs((cost - idle) * capacity - cost * used) < capacity
 
 
-@given(cost=AMOUNTS)
-def test_minutes_of_an_hour_cost_the_hour(cost):
-    minutes = [minute_nanousd(cost_per_hour_nanousd=cost, minute=minute) for minute in range(60)]
+@given(cost=AMOUNTS, edges=st.lists(st.integers(0, 60)))
+def test_minutes_of_an_hour_cost_the_hour(cost, edges):
+    minutes = [
+        minutes_nanousd(cost_per_hour_nanousd=cost, from_minute=minute, to_minute=minute + 1)
+        for minute in range(60)
+    ]
 
     assert sum(minutes) == cost
     assert max(minutes) - min(minutes) <= 1
-    for minute in (0, 17, 60):
-        rest = rest_of_hour_nanousd(cost_per_hour_nanousd=cost, minute=minute)
-        assert rest == sum(minutes[minute:])
+    for first, after in pairwise(sorted(edges)):
+        some = minutes_nanousd(cost_per_hour_nanousd=cost, from_minute=first, to_minute=after)
+        assert some == sum(minutes[first:after])
 
 
 @given(cost=AMOUNTS, speed=st.integers(1, 10**6), overhead=st.integers(1, 5000))

@@ -1,6 +1,6 @@
 """The cost function, the hold above it and the seed's formula, against exact fractions."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 
 from routing.cost import (
     TOKENS_PER_S_ASSUMED,
+    charge_of,
     cost_nanousd,
     hold_nanousd,
     measured_tokens_per_s,
     nameplate_tokens_per_s,
+    rate_applied,
     seed_rate_microusd_per_mtok,
 )
 from routing.types import Rate, Usage
-from tests.routing.values import LIGHT, all_rates, deployment, usages
+from tests.routing.values import LIGHT, all_rates, deployment, price_lists, usages
 
 # Nine different prices: a token in the wrong bucket shows.
 RATE = Rate(
@@ -110,6 +112,127 @@ def test_hold_covers_the_dearest_bucket_whichever_it_is(name):
     held = hold_nanousd(input_tokens_max=10, output_tokens_max=10, rate=rate)
 
     assert held == 10_001  # 10 tokens at 1,000 nano-USD and 10 at a thousandth, rounded up
+
+
+def priced(per_token_nanousd, **changed):
+    """A rate of so many nano-USD for any token."""
+    microusd = per_token_nanousd * 1000
+    flat = Rate.flat(input_microusd_per_mtok=microusd, output_microusd_per_mtok=microusd, source="test")
+    return replace(flat, **changed)
+
+
+# 1 nano-USD a token, 2 from 100 prompt tokens, 3 from 200; flex 4 and from 100 tokens 5, priority 9.
+PRICE_LIST = priced(
+    1,
+    tiers=((100, priced(2)), (200, priced(3))),
+    service_tiers=(("flex", priced(4, tiers=((100, priced(5)),))), ("priority", priced(9))),
+)
+
+
+@pytest.mark.parametrize(
+    ("input_tokens", "service_tier", "per_token"),
+    [
+        (99, "", 1),
+        (100, "", 2),
+        (199, "", 2),
+        (200, "", 3),
+        (99, "flex", 4),
+        (100, "flex", 5),
+        (500, "flex", 5),
+        (500, "priority", 9),
+        (99, "scale", 1),
+        (200, "scale", 3),
+    ],
+)
+def test_tier_prices_the_whole_request(input_tokens, service_tier, per_token):
+    usage = Usage(cache_read_tokens=input_tokens - 1, input_image_tokens=1, output_text_tokens=7)
+
+    cost = cost_nanousd(usage=usage, rate=PRICE_LIST, service_tier=service_tier)
+
+    assert cost == (input_tokens + 7) * per_token
+    assert rate_applied(rate=PRICE_LIST, input_tokens=input_tokens, service_tier=service_tier) == priced(
+        per_token
+    )
+
+
+@pytest.mark.parametrize(
+    ("input_tokens_max", "service_tier", "per_token"),
+    [
+        (99, "", 1),
+        (100, "", 2),
+        (1000, "", 3),
+        (99, "flex", 4),
+        (1000, "flex", 5),
+        (99, "batch", 1),
+        (99, None, 9),
+    ],
+)
+def test_hold_is_at_the_dearest_tier_that_may_apply(input_tokens_max, service_tier, per_token):
+    held = hold_nanousd(
+        input_tokens_max=input_tokens_max, output_tokens_max=5, rate=PRICE_LIST, service_tier=service_tier
+    )
+
+    assert held == (input_tokens_max + 5) * per_token
+
+
+def test_hold_is_at_the_standard_tier_where_the_one_asked_for_is_cheaper():
+    rate = priced(4, service_tiers=(("flex", priced(2)),))
+
+    assert hold_nanousd(input_tokens_max=10, output_tokens_max=5, rate=rate, service_tier="flex") == 60
+
+
+@LIGHT
+@given(usages, price_lists, st.integers(0, 10**6), st.data())
+def test_hold_is_above_the_cost_at_whatever_tier_served(usage, rate, spare, data):
+    names = ["", *(name for name, _ in rate.service_tiers)]
+    asked = data.draw(st.sampled_from([None, *names]))
+    # Who asks for a tier may be served at the standard one; who asks for none, at any.
+    said = data.draw(st.sampled_from(names if asked is None else sorted({"", asked})))
+
+    held = hold_nanousd(
+        input_tokens_max=usage.input_tokens + spare,
+        output_tokens_max=usage.output_tokens,
+        rate=rate,
+        service_tier=asked,
+    )
+
+    assert 0 <= cost_nanousd(usage=usage, rate=rate, service_tier=said) <= held
+    charge = charge_of(
+        usage=usage, rate=rate, asked=asked or "", said=data.draw(st.sampled_from([None, said]))
+    )
+    assert 0 <= charge.cost_nanousd <= held
+
+
+@LIGHT
+@given(usages, price_lists, st.sampled_from(["", "batch", "flex", "priority"]))
+def test_charge_at_exact_usage_is_the_estimate_at_that_usage(usage, rate, service_tier):
+    charge = charge_of(usage=usage, rate=rate, said=service_tier)
+
+    assert charge.cost_nanousd == cost_nanousd(usage=usage, rate=rate, service_tier=service_tier)
+    assert charge.cost_nanousd == cost_nanousd(usage=usage, rate=charge.rate)
+    assert (charge.service_tier, charge.rate.tiers, charge.rate.service_tiers) == (service_tier, (), ())
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "charged", "cost"),
+    [
+        ("", None, "", 10),
+        ("flex", "flex", "flex", 5),
+        ("flex", "", "", 10),
+        ("", "flex", "flex", 5),
+        # Nothing said: a discount is not taken on the caller's word, a surcharge is.
+        ("flex", None, "", 10),
+        ("priority", None, "priority", 20),
+        ("scale", None, "scale", 10),
+        ("", "scale", "scale", 10),
+    ],
+)
+def test_charge_is_at_the_service_tier_that_the_upstream_says(asked, said, charged, cost):
+    rate = priced(2, service_tiers=(("flex", priced(1)), ("priority", priced(4))))
+
+    charge = charge_of(usage=Usage(input_fresh_tokens=5), rate=rate, asked=asked, said=said)
+
+    assert (charge.service_tier, charge.cost_nanousd) == (charged, cost)
 
 
 def test_seed_rate_by_hand():

@@ -1,5 +1,7 @@
 """Values that routing's tests are made of, and how many examples its properties try."""
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -89,6 +91,22 @@ all_rates = st.builds(
     source=st.just("test"),
 )
 tokens = st.integers(min_value=0, max_value=10**7)
+
+
+def _with_context_tiers(rate, tiers):
+    ordered = sorted(tiers.items())
+    return replace(rate, tiers=tuple(ordered))
+
+
+# Thresholds within and beyond what usages have.
+tiered_rates = st.builds(
+    _with_context_tiers, all_rates, st.dictionaries(st.integers(1, 10**8), all_rates, max_size=3)
+)
+price_lists = st.builds(
+    lambda rate, named: replace(rate, service_tiers=tuple(sorted(named.items()))),
+    tiered_rates,
+    st.dictionaries(st.sampled_from(["batch", "flex", "priority"]), tiered_rates, max_size=3),
+)
 usages = st.builds(
     Usage,
     input_fresh_tokens=tokens,

@@ -32,14 +32,18 @@ class Command(BaseCommand):
         )
         parser.add_argument("--timezone", help="where the budget's window begins at midnight (UTC)")
         parser.add_argument("--hard", action="store_true", help="refuse requests beyond the budget")
+        parser.add_argument(
+            "--clamp", action="store_true", help="of a hard budget: shorten answers to what is left of it"
+        )
         parser.add_argument("--rpm", type=int, metavar="N", help="requests per minute at most")
         parser.add_argument("--tpm", type=int, metavar="N", help="tokens per minute at most")
+        parser.add_argument("--concurrent", type=int, help="requests at once")
         parser.add_argument("--models", metavar="A,B", help="models the key may use; left out: all")
         parser.add_argument("--expires-at", metavar="ISO", help="such as 2027-01-31T00:00Z; left out: never")
         parser.add_argument("--json", action="store_true", help='print {"id", "key", "team", "name"}')
 
     def handle(self, *args: Any, **options: Any) -> None:
-        budget_options = [name for name in ("window", "timezone", "hard") if options[name]]
+        budget_options = [name for name in ("window", "timezone", "hard", "clamp") if options[name]]
         if options["budget_usd"] is None and budget_options:
             raise CommandError(f"--{budget_options[0]} describes a budget: give --budget-usd too")
         try:
@@ -70,6 +74,7 @@ def _create(options: dict[str, Any]) -> keys.IssuedKey:
         expires_at=_moment(options["expires_at"]),
         rpm_max=options["rpm"],
         tpm_max=options["tpm"],
+        concurrent_max=options["concurrent"],
     )
     if options["budget_usd"] is not None:
         budgets.put_budget(
@@ -78,6 +83,7 @@ def _create(options: dict[str, Any]) -> keys.IssuedKey:
             window=options["window"] or "month",
             timezone=options["timezone"] or "UTC",
             is_hard=options["hard"],
+            is_clamped=options["clamp"],
         )
     return issued
 

@@ -1,79 +1,81 @@
-"""Copies list prices from the price library into the price table, from now on."""
+"""Copies list prices from the price library, or prices from a CSV file, into the price table."""
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 from django.utils import timezone
 
-from billing.price_library import LibraryPrice, PriceLibraryError, find_price, list_prices
-from billing.prices import PriceRecordError, put_price
+from billing.price_files import PriceFileError, read_prices
+from billing.price_import import PriceImport, find_prices, import_prices
+from billing.price_library import PriceLibraryError
+from billing.prices import PriceRecordError, put_prices
 
 DEFAULT_PROVIDERS = ("openai", "claude", "gemini")
+SKIPPED_SHOWN_MAX = 20
 
 
 class Command(BaseCommand):
     help = (
-        "Copy list prices from the price library into the price table, from now on. The library's data is "
-        "installed with it: nothing is downloaded. A price that is in force already is not written again."
+        "Copy list prices from the price library into the price table, from now on: of input, output, "
+        "caching, reasoning, audio and images, with context tiers, service tiers, times of the day and "
+        "prices announced for a later day. The library's data is installed with it: nothing is downloaded. "
+        "A price that is in force already is not written again, one that was entered by hand stays. "
+        "With --file the prices of a CSV file instead, such as export_prices writes."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--provider", nargs="+", metavar="NAME", default=list(DEFAULT_PROVIDERS))
         parser.add_argument("--models", nargs="+", metavar="NAME", help="only these; left out: all it knows")
         parser.add_argument("--cluster", default="", help="these prices hold on this cluster only")
+        parser.add_argument(
+            "--replace-manual", action="store_true", help="replace prices that were entered by hand too"
+        )
+        parser.add_argument(
+            "--file", metavar="FILE.csv", help="import these prices instead, each where it says"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        now = timezone.now()
         try:
-            found = list(_find(providers=options["provider"], models=options["models"], now=now))
-        except PriceLibraryError as error:
+            if options["file"]:
+                self._import_file(Path(options["file"]))
+            else:
+                self._import_library(options)
+        except (OSError, PriceFileError, PriceLibraryError, PriceRecordError) as error:
             raise CommandError(str(error)) from error
+
+    def _import_file(self, path: Path) -> None:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            entries = read_prices(lines=lines, now=timezone.now())
+        written_count = put_prices(entries)
+        self.stdout.write(f"{written_count} prices written, {len(entries) - written_count} unchanged.")
+
+    def _import_library(self, options: dict[str, Any]) -> None:
+        now = timezone.now()
+        found = find_prices(providers=options["provider"], models=options["models"], now=now)
         unknown = set(options["models"] or ()) - {price.model for price in found}
         if unknown:
             names = ", ".join(sorted(unknown))
             raise CommandError(
                 f"the library has no price for {names}: check the name, or add it in the admin"
             )
-        # Two providers may sell a model of the same name: the provider named first sets its price.
-        prices = {price.model: price for price in reversed(found)}
-        try:
-            written_count = _write(prices=list(prices.values()), cluster_name=options["cluster"], now=now)
-        except PriceRecordError as error:
-            raise CommandError(str(error)) from error
-        for price in prices.values():
-            if price.note and options["models"]:
-                self.stdout.write(f"{price.model}: {price.note}")
-        self.stdout.write(f"{written_count} prices written, {len(prices) - written_count} unchanged.")
-
-
-def _find(*, providers: list[str], models: list[str] | None, now: datetime) -> Iterator[LibraryPrice]:
-    for provider in providers:
-        if models is None:
-            yield from list_prices(provider=provider, now=now)
-            continue
-        for model in models:
-            if (price := find_price(provider=provider, model=model, now=now)) is not None:
-                yield price
-
-
-@transaction.atomic
-def _write(*, prices: list[LibraryPrice], cluster_name: str, now: datetime) -> int:
-    return sum(
-        put_price(
-            model=price.model,
-            cluster_name=cluster_name,
-            input_microusd_per_mtok=price.input_microusd_per_mtok,
-            output_microusd_per_mtok=price.output_microusd_per_mtok,
-            cache_read_microusd_per_mtok=price.cache_read_microusd_per_mtok,
-            cache_write_5m_microusd_per_mtok=price.cache_write_5m_microusd_per_mtok,
-            cache_write_1h_microusd_per_mtok=price.cache_write_1h_microusd_per_mtok,
-            reasoning_microusd_per_mtok=price.reasoning_microusd_per_mtok,
-            effective_at=now,
-            source=price.source,
+        done = import_prices(
+            found=found,
+            cluster_name=options["cluster"],
+            now=now,
+            is_manual_replaced=options["replace_manual"],
         )
-        for price in prices
-    )
+        self._print(done, has_notes=bool(options["models"]))
+
+    def _print(self, done: PriceImport, *, has_notes: bool) -> None:
+        for model, note in done.notes if has_notes else ():
+            self.stdout.write(f"{model}: {note}")
+        if done.skipped:
+            names = ", ".join(done.skipped[:SKIPPED_SHOWN_MAX])
+            rest = len(done.skipped) - SKIPPED_SHOWN_MAX
+            self.stdout.write(
+                f"Skipped, entered by hand (--replace-manual replaces them): {names}"
+                + (f" and {rest} more" if rest > 0 else "")
+            )
+        self.stdout.write(f"{done.written_count} prices written, {done.unchanged_count} unchanged.")

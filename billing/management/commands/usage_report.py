@@ -8,10 +8,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from billing import capacity, reports
-from billing.amounts import usd_text
+from billing.amounts import rounded_usd_text, usd_text
 from billing.periods import PeriodError, period_of
+from billing.rollup_rows import ReportError
 
 GROUPS = ("key", "team", "model", "cluster", "day")
+GROUPS_WITH_RATES = ("model", "cluster")
 
 
 class Command(BaseCommand):
@@ -38,7 +40,7 @@ class Command(BaseCommand):
                 name="custom", from_text=options["from"], to_text=options["to"], now=timezone.now()
             )
             report = reports.spend_report(group=group, from_at=period.from_at, to_at=period.to_at)
-        except (PeriodError, reports.ReportError) as error:
+        except (PeriodError, ReportError) as error:
             raise CommandError(str(error)) from error
         if options["json"]:
             self.stdout.write(json.dumps(_json(report=report, group=group)))
@@ -53,19 +55,29 @@ class Command(BaseCommand):
 
     def _print(self, *, report: reports.Report, group: str) -> None:
         width = max(len(row.name) for row in (*report.rows, report.totals))
+        has_rates = group in GROUPS_WITH_RATES
         self.stdout.write(
             f"{group:<{width}} {'requests':>10} {'tokens in':>14} {'tokens out':>14} "
-            f"{'metered':>16} {'amortised':>16}"
+            f"{'metered':>16} {'amortised':>16}" + f" {'$/1M loaded':>12}" * has_rates
         )
         for row in (*report.rows, report.totals):
+            loaded = row.loaded_nanousd_per_mtok
             self.stdout.write(
                 f"{row.name:<{width}} {row.requests:>10,} {row.input_tokens:>14,} {row.output_tokens:>14,} "
                 f"{usd_text(row.metered_nanousd):>16} {usd_text(row.amortised_nanousd):>16}"
+                + f" {'-' if loaded is None else rounded_usd_text(loaded):>12}"
+                * has_rates
             )
         totals = report.totals
         self.stdout.write(
             f"Idle: {usd_text(totals.idle_nanousd)}. Total bill: {usd_text(totals.bill_nanousd)}."
         )
+        if totals.is_compared:
+            self.stdout.write(
+                f"Upstreams reported {usd_text(totals.reported_cost_nanousd)} as their own cost; ours for "
+                f"the same answers is {usd_text(totals.compared_cost_nanousd)}, a difference of "
+                f"{usd_text(totals.reported_difference_nanousd)}."
+            )
 
 
 def _json(*, report: reports.Report, group: str) -> dict[str, Any]:
@@ -81,7 +93,34 @@ def _json(*, report: reports.Report, group: str) -> dict[str, Any]:
             output_tokens=row.output_tokens,
             metered_nanousd=row.metered_nanousd,
             amortised_nanousd=row.amortised_nanousd,
+            idle_nanousd=row.idle_nanousd,
+            **_details(row),
         )
+        if group in GROUPS_WITH_RATES:
+            entry.update(
+                used_nanousd_per_mtok=row.used_nanousd_per_mtok,
+                loaded_nanousd_per_mtok=row.loaded_nanousd_per_mtok,
+            )
+        if group == "cluster":
+            entry["seed_nanousd_per_1k"] = row.seed_nanousd_per_1k
         rows.append(entry)
     totals = report.totals
-    return {"rows": rows, "idle_nanousd": totals.idle_nanousd, "total_nanousd": totals.bill_nanousd}
+    return {
+        "rows": rows,
+        "metered_nanousd": totals.metered_nanousd,
+        "amortised_nanousd": totals.amortised_nanousd,
+        "idle_nanousd": totals.idle_nanousd,
+        "total_nanousd": totals.bill_nanousd,
+        **_details(totals),
+    }
+
+
+def _details(row: reports.ReportRow) -> dict[str, int]:
+    details = {"charged_nanousd": row.cost_nanousd}
+    if row.is_compared:
+        details.update(
+            reported_nanousd=row.reported_cost_nanousd,
+            compared_nanousd=row.compared_cost_nanousd,
+            reported_difference_nanousd=row.reported_difference_nanousd,
+        )
+    return details

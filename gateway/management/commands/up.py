@@ -160,8 +160,9 @@ def is_fleet_up(members: tuple[demo_fleet.Member, ...]) -> bool:
     """The stand-ins listen, and a probe of this minute found a cluster healthy; True where there is none."""
     if not all(accepts_connections(member.port) for member in members):
         return False
-    clusters = load_clusters()
-    since = timezone.now() - PROBE_FRESH
+    now = timezone.now()
+    clusters = load_clusters(now=now)
+    since = now - PROBE_FRESH
     return not clusters or any(
         cluster.health == "healthy" and cluster.health_checked_at and cluster.health_checked_at >= since
         for cluster in clusters

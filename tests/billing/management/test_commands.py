@@ -7,7 +7,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from billing import budgets, keys, principals
-from billing.models import ApiKey, Budget, Price, SpendRollup, Team
+from billing.limits import LimitView
+from billing.models import ApiKey, Budget, SpendRollup, Team
 from tests.billing.rows import KEY_ID, make_capacity, make_rollup
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -29,6 +30,8 @@ def test_create_api_key_makes_all_that_is_missing():
                 "60",
                 "--tpm",
                 "1000",
+                "--concurrent",
+                "4",
                 "--models",
                 "a, b",
                 "--expires-at",
@@ -51,8 +54,16 @@ def test_create_api_key_makes_all_that_is_missing():
         allowed_models=frozenset({"a", "b"}),
         expires_at=ApiKey.objects.get().expires_at,
         revoked_at=None,
-        rpm_max=60,
-        tpm_max=1000,
+        limits=(
+            LimitView(
+                scope=f"key:{principal.key_id}",
+                label=f"API key {principal.prefix}…",
+                rpm_max=60,
+                tpm_max=1000,
+                concurrent_max=4,
+            ),
+        ),
+        model_limits={},
         budgets=(
             budgets.BudgetView(
                 id=str(budget.id),
@@ -115,10 +126,15 @@ def test_usage_report_json_splits_metered_from_amortised():
                 "output_tokens": 10,
                 "metered_nanousd": 5,
                 "amortised_nanousd": 200,
+                "idle_nanousd": 0,
+                "charged_nanousd": 14,
             }
         ],
+        "metered_nanousd": 5,
+        "amortised_nanousd": 200,
         "idle_nanousd": 800,
         "total_nanousd": 1_005,
+        "charged_nanousd": 14,
     }
     assert [
         (row["cluster"], row["metered_nanousd"], row["amortised_nanousd"]) for row in by_cluster["rows"]
@@ -126,6 +142,39 @@ def test_usage_report_json_splits_metered_from_amortised():
         ("gpu-a", 0, 200),
         ("openai", 5, 0),
     ]
+
+
+def test_usage_report_has_rates_and_what_upstreams_reported():
+    make_capacity()
+    make_rollup(amortised_nanousd=200, cost_nanousd=9, reported_cost_nanousd=12, compared_cost_nanousd=9)
+    span = ("--from", "2026-11-01", "--to", "2026-11-20")
+
+    answer = json.loads(run("usage_report", "--group", "cluster", *span, "--json"))
+    text = run("usage_report", "--group", "cluster", *span)
+
+    assert answer["rows"] == [
+        {
+            "cluster": "gpu-a",
+            "requests": 1,
+            "input_tokens": 10,
+            "output_tokens": 5,
+            "metered_nanousd": 0,
+            "amortised_nanousd": 200,
+            "idle_nanousd": 800,
+            "charged_nanousd": 9,
+            "reported_nanousd": 12,
+            "compared_nanousd": 9,
+            "reported_difference_nanousd": 3,
+            "used_nanousd_per_mtok": 40_000_000,
+            "loaded_nanousd_per_mtok": 200_000_000,
+            "seed_nanousd_per_1k": 31,
+        }
+    ]
+    assert text.splitlines()[1].split()[-1] == "$0.20"
+    assert text.splitlines()[-1] == (
+        "Upstreams reported $0.000000012 as their own cost; ours for the same answers is $0.000000009, "
+        "a difference of $0.000000003."
+    )
 
 
 def test_usage_report_prints_a_table():
@@ -137,7 +186,7 @@ def test_usage_report_prints_a_table():
 
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["model", "llama", "Total"]
-    assert lines[1].split()[-2:] == ["$0.00", "$0.0000002"]
+    assert lines[1].split()[-3:] == ["$0.00", "$0.0000002", "$0.20"]
     assert lines[3] == "Idle: $0.0000008. Total bill: $0.000001."
     assert lines[4].startswith("Not in it: hours that close at 10:05 UTC; so far they cost $0.000001,")
 
@@ -161,41 +210,6 @@ def test_fold_capacity_refuses_a_bad_date():
 def test_usage_report_refuses_a_bad_date():
     with pytest.raises(CommandError, match="is not a date"):
         run("usage_report", "--from", "then")
-
-
-def test_import_prices_twice_changes_nothing():
-    arguments = ("import_prices", "--provider", "openai", "--models", "gpt-4o-mini", "gpt-3.5-turbo")
-    first = run(*arguments)
-    revision = principals.get_revision()
-    second = run(*arguments)
-
-    assert (first, second) == ("2 prices written, 0 unchanged.\n", "0 prices written, 2 unchanged.\n")
-    assert principals.get_revision() == revision
-    price = Price.objects.get(model="gpt-4o-mini")
-    assert (price.input_microusd_per_mtok, price.cache_read_microusd_per_mtok) == (150_000, 75_000)
-    assert price.source.startswith("genai-prices ")
-
-
-def test_import_prices_of_a_whole_provider():
-    text = run("import_prices", "--provider", "claude", "--cluster", "anthropic")
-
-    count = Price.objects.filter(cluster_name="anthropic").count()
-    assert count > 10
-    assert text == f"{count} prices written, 0 unchanged.\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--provider", "nobody"), "knows no provider 'nobody'"),
-        (("--provider", "openai", "--models", "gpt-4o-mini", "nope"), "no price for nope"),
-    ],
-)
-def test_import_prices_refuses_and_writes_nothing(arguments, message):
-    with pytest.raises(CommandError, match=message):
-        run("import_prices", *arguments)
-
-    assert Price.objects.count() == 0
 
 
 def test_fold_rollups_says_what_it_wrote():

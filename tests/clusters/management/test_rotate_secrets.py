@@ -4,7 +4,7 @@ from django.core.management import CommandError, call_command
 from clusters import inventory
 from clusters.snapshots import load_inventory
 from clusters.vault import newest_key_id
-from tests.clusters.rows import CANARY, add_cluster
+from tests.clusters.rows import CANARY, NOW, add_cluster
 
 pytestmark = pytest.mark.django_db
 
@@ -22,7 +22,7 @@ def test_older_key_may_go_after_rotation(sealed, settings, capsys):
     call_command("rotate_secrets")
 
     settings.ENCRYPTION_KEYS = ["new"]
-    assert load_inventory().clusters[0].secret_problem == ""
+    assert load_inventory(now=NOW).clusters[0].secret_problem == ""
     out = capsys.readouterr().out
     assert out == f"1 secrets are sealed under key {newest_key_id()}; older keys may go now.\n"
 
@@ -34,4 +34,4 @@ def test_rotation_without_the_old_key_changes_nothing(sealed, settings):
         call_command("rotate_secrets")
 
     settings.ENCRYPTION_KEYS = ["old"]
-    assert load_inventory().clusters[0].secret_problem == ""
+    assert load_inventory(now=NOW).clusters[0].secret_problem == ""

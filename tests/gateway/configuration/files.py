@@ -61,6 +61,7 @@ clusters:
     allowPrivateNetwork: true
     provider: "on #1"
     costPerHour: 1.000000001
+    replicas: 0
     authType: bearer
     sharedSecret: ${LAB_SECRET}
     backend: llamacpp

@@ -189,7 +189,7 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
             [
                 (
                     '4:5: clusters[0].apiKey: found the unknown key "apiKey"; write one of name, endpoint, '
-                    "provider, region, costPerHour, authType, backend, billing, tokensPerSecond, "
+                    "provider, region, costPerHour, replicas, authType, backend, billing, tokensPerSecond, "
                     "maxInFlight, "
                     "allowPrivateNetwork, defaultModel, state, rateLimit, models, sharedSecret, "
                     "sharedSecretFile, certFile, keyFile, caFile"
