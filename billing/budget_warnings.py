@@ -124,7 +124,7 @@ def window_id(*, budget: Budget, span: WindowSpan) -> str:
 
 
 def _budgets() -> Iterable[Budget]:
-    return Budget.objects.select_related("organisation", "team", "key").order_by("id").iterator()
+    return Budget.objects.select_related("organisation", "team", "key").order_by("id")
 
 
 def _targets(budget: Budget) -> list[tuple[str, str]]:

@@ -126,12 +126,13 @@ def _prune_attempts(*, now: datetime, batches_max: int, pause: Callable[[float],
         except partitions.PartitionBusyError:
             logger.warning("ledger_partition_busy", begun_before=partition.month_end.isoformat())
             return found.plus(Pruned(is_done=False))
+    first = LEAST_ID
     for _ in range(batches_max):
         started_s = time.monotonic()
-        taken = _prune_batch(before=before, now=now)
-        if taken.attempts == 0:
+        taken, end = _prune_batch(first=first, before=before, now=now)
+        if end is None:
             return found
-        found = found.plus(taken)
+        found, first = found.plus(taken), end
         # As long as it took: half of the time the lock is free for settling.
         pause(time.monotonic() - started_s)
     return found.plus(Pruned(is_done=False))
@@ -146,21 +147,23 @@ def _prune_partition(
     return taken
 
 
-def _prune_batch(*, before: datetime, now: datetime) -> Pruned:
-    """The oldest attempts, a few, all of one month."""
+def _prune_batch(*, first: UUID, before: datetime, now: datetime) -> tuple[Pruned, UUID | None]:
+    """The oldest attempts from `first` on, a few, all of one month; and where to go on, if there are more."""
     with _pruning_transaction():
-        older = Reservation.objects.filter(attempt_id__lt=first_attempt_id(month=before))
+        older = Reservation.objects.filter(
+            attempt_id__gte=first, attempt_id__lt=first_attempt_id(month=before)
+        )
         ids = list(older.order_by("attempt_id").values_list("attempt_id", flat=True)[: BATCH_ROWS + 1])
         if not ids:
-            return Pruned()
+            return Pruned(), None
         month_end = min(before, next_month(month_of(begun_at(ids[0]) or before)))
         month_bound = first_attempt_id(month=month_end)
         end = min(ids[BATCH_ROWS], month_bound) if len(ids) > BATCH_ROWS else month_bound
-        taken = _balance(first=LEAST_ID, end=end, begun_before=month_end, now=now)
+        taken = _balance(first=first, end=end, begun_before=month_end, now=now)
         with deleting_allowed():
-            rows_between(first=LEAST_ID, end=end).delete()
-            Reservation.objects.filter(attempt_id__lt=end).delete()
-    return taken
+            rows_between(first=first, end=end).delete()
+            Reservation.objects.filter(attempt_id__gte=first, attempt_id__lt=end).delete()
+    return taken, end
 
 
 def _balance(*, first: UUID, end: UUID, begun_before: datetime, now: datetime) -> Pruned:

@@ -149,7 +149,7 @@ def test_failed_message_is_tried_later_and_later_and_given_up(budget):
 
 
 @pytest.mark.parametrize("budget_count", [1, 3])
-def test_noting_asks_as_many_queries_however_many_budgets(budget_count, django_assert_num_queries):
+def test_noting_asks_as_many_queries_however_many_budgets(budget_count, django_assert_num_queries, settings):
     for number in range(budget_count):
         organisation_id = keys.put_organisation(name=f"acme {number}")
         put_budget(organisation_id=organisation_id, limit_nanousd=100 * USD, window="month", is_hard=True)
@@ -158,7 +158,8 @@ def test_noting_asks_as_many_queries_however_many_budgets(budget_count, django_a
         spend(budget, 90)
     note_warnings(now=NOW)
 
-    with django_assert_num_queries(2):
+    # The windows lie in the ledger's database, which is not counted where it is one apart.
+    with django_assert_num_queries(3 if settings.LEDGER_DATABASE == "default" else 2):
         note_warnings(now=NOW)
 
 

@@ -107,7 +107,7 @@ def test_report_filters():
 
 
 @given(data=st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_report_counts_each_hour_once_whatever_was_folded(data):
     SpendRollup.objects.all().delete()
     ages = data.draw(st.sets(st.integers(0, 24 * 12), max_size=12))
@@ -194,7 +194,7 @@ def test_report_by_time_has_moments_that_were_idle_alone(group):
 
 
 @given(only=st.sampled_from([None, ReportFilter(cluster="gpu-a")]), group=st.sampled_from(reports.GROUPS))
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_bill_is_the_rows_and_the_idle_whatever_is_asked(only, group):
     SpendRollup.objects.all().delete()
     CapacityHour.objects.all().delete()
