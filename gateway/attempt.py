@@ -59,6 +59,12 @@ class Attempt:
     number: int
     request_started_s: float
     started_s: float
+    # What the forecast said when it was sent: seconds to the first token, and prompt tokens in front.
+    expected_s: float = 0.0
+    tokens_in_front: int = 0
+    # Its prompt while it counts in the cluster's backlog: until its first token is known or presumed.
+    unseen_tokens: int = 0
+    ttft_objective_s: float = 0.0
     ttft_s: float | None = None
     output_frames: int = 0
     reported_usage: object = None
@@ -101,12 +107,16 @@ class Reader:
         self,
         *,
         ledger: GroupCommit,
+        on_first_token: Callable[[Attempt], None],
+        on_progress: Callable[[Attempt], None],
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
         response_bytes_max: int,
         line_bytes_max: int,
     ) -> None:
         self._ledger = ledger
+        self._on_first_token = on_first_token
+        self._on_progress = on_progress
         self._clock = clock
         self._wall_clock = wall_clock
         self._response_bytes_max = response_bytes_max
@@ -186,6 +196,7 @@ class Reader:
     ) -> None:
         if not outbox.is_started:
             attempt.ttft_s = self._clock() - attempt.started_s
+            self._on_first_token(attempt)
             outbox.start(Reply(headers=headers, body=None))
         if not outbox.has_room:
             patience.wait_for_caller()
@@ -197,6 +208,7 @@ class Reader:
         attempt.output_frames = relay.content_frames
 
     def _checkpoint(self, attempt: Attempt) -> None:
+        self._on_progress(attempt)
         self._ledger.checkpoint(
             attempt_id=attempt.hold.attempt_id, output_tokens=attempt.output_frames, at=self._wall_clock()
         )

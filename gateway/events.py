@@ -1,6 +1,5 @@
 """Tells what happened to an attempt to who listens: routing's memory, metrics, the log, the live page."""
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,35 +8,22 @@ import structlog
 from billing.entries import Settlement
 from gateway import metrics
 from gateway.attempt import Attempt
+from gateway.traffic import Traffic
 from gateway.upstream import UpstreamFailure
-from routing.learning import (
-    NOTHING_LEARNT,
-    Abandoned,
-    DeploymentState,
-    Dispatched,
-    Event,
-    Failed,
-    Finished,
-    FirstToken,
-    observe,
-)
 from routing.types import Decision
 
 logger = structlog.get_logger(__name__)
 
-# Outcomes that say something bad about the cluster.
-COUNTED_OUTCOMES = frozenset({"truncated"})
-
 
 class Observer:
-    """The process's memory of its deployments. Each listener gets a dict per settled attempt, at once."""
+    """Tells routing's memory first, then the rest. Each listener gets a dict per settled attempt, at once."""
 
-    def __init__(self) -> None:
-        self.states: dict[str, DeploymentState] = {}
+    def __init__(self, *, traffic: Traffic) -> None:
+        self.traffic = traffic
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def on_dispatch(self, attempt: Attempt, *, decision: Decision, now_s: float) -> None:
-        self._fold(attempt, Dispatched(sent_s=attempt.started_s), now_s)
+        self.traffic.on_dispatch(attempt, now_s=now_s)
         deployment = attempt.candidate.deployment
         kind = "cluster" if deployment.cluster_kind == "own" else "external"
         reason = "reroute" if attempt.number > 1 else decision.reason
@@ -47,11 +33,7 @@ class Observer:
 
     def on_failure(self, attempt: Attempt, failed: UpstreamFailure, *, now_s: float) -> None:
         """An attempt that failed before any content."""
-        draw = random.random()  # noqa: S311 -- spreads the breakers' reopening
-        event: Event = Abandoned(sent_s=attempt.started_s)
-        if failed.is_counted:
-            event = Failed(sent_s=attempt.started_s, draw=draw, retry_after_s=failed.retry_after_s)
-        self._fold(attempt, event, now_s)
+        self.traffic.on_failure(attempt, failed, now_s=now_s)
         cluster = attempt.candidate.deployment.cluster
         metrics.of_cluster(cluster).failed.inc()
         logger.warning(
@@ -65,7 +47,7 @@ class Observer:
 
     def on_end(self, attempt: Attempt, settlement: Settlement, *, request_id: str, now_s: float) -> None:
         """A settled attempt that had content, or whose caller left."""
-        self._learn(attempt, settlement, now_s)
+        self.traffic.on_end(attempt, settlement, now_s=now_s)
         self._count(attempt, settlement)
         usage, deployment = settlement.usage, attempt.candidate.deployment
         line = {
@@ -89,24 +71,7 @@ class Observer:
 
     def on_lost(self, attempt: Attempt, *, now_s: float) -> None:
         """An attempt whose end could not be booked: the cluster is not to blame."""
-        self._fold(attempt, Abandoned(sent_s=attempt.started_s), now_s)
-
-    def _learn(self, attempt: Attempt, settlement: Settlement, now_s: float) -> None:
-        if attempt.ttft_s is not None:
-            self._fold(attempt, FirstToken(ttft_ms=attempt.ttft_s * 1000), now_s)
-        event: Event
-        if settlement.outcome == "ok":
-            event = Finished(
-                sent_s=attempt.started_s,
-                duration_ms=float(settlement.duration_ms),
-                output_tokens=settlement.usage.output_tokens,
-            )
-        elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
-            draw = random.random()  # noqa: S311 -- spreads the breakers' reopening
-            event = Failed(sent_s=attempt.started_s, draw=draw)
-        else:
-            event = Abandoned(sent_s=attempt.started_s)
-        self._fold(attempt, event, now_s)
+        self.traffic.on_lost(attempt, now_s=now_s)
 
     def _count(self, attempt: Attempt, settlement: Settlement) -> None:
         counters = metrics.of_cluster(attempt.candidate.deployment.cluster)
@@ -120,7 +85,3 @@ class Observer:
         counters.variance.inc(max(settlement.cost_nanousd - settlement.hold.held_nanousd, 0))
         if settlement.usage.is_estimate:
             counters.estimates.inc()
-
-    def _fold(self, attempt: Attempt, event: Event, now_s: float) -> None:
-        deployment_id = attempt.candidate.deployment.id
-        self.states[deployment_id] = observe(self.states.get(deployment_id, NOTHING_LEARNT), event, now_s)

@@ -123,6 +123,8 @@ def _target(
         queue_depth=cluster.queue_depth,
         latency_ms=cluster.latency_ms,
         in_flight_max=cluster.in_flight_max,
+        rpm_max=cluster.rpm_max if cluster.kind == "provider" else None,
+        tpm_max=cluster.tpm_max if cluster.kind == "provider" else None,
     )
     rate = rates.rate_of(model=view.model, cluster_name=cluster.name)
     if rate is None and cluster.kind == "own":

@@ -29,6 +29,7 @@ from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
 from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
+from gateway.traffic import Traffic
 from gateway.upstream import Upstreams
 
 logger = structlog.get_logger(__name__)
@@ -87,39 +88,19 @@ class Gateway:
         self.upstreams = Upstreams(
             connect_timeout_s=settings.CONNECT_TIMEOUT_S, clock=clock, wall_clock_s=wall_clock_s
         )
-        self.observer = Observer()
+        self.traffic = Traffic(clock=clock)
+        self.observer = Observer(traffic=self.traffic)
         self.live = LiveFeed(
-            process_id=self.owner.id, keeper=self.keeper, states=self.observer.states, clock=clock
+            process_id=self.owner.id, keeper=self.keeper, states=self.traffic.states, clock=clock
         )
         self.observer.listeners.append(self.live.listener)
-        delivery = Delivery(
-            limits=Limits(
-                first_byte_s=settings.FIRST_BYTE_TIMEOUT_S,
-                plain_s=settings.PLAIN_TIMEOUT_S,
-                idle_s=settings.IDLE_TIMEOUT_S,
-                total_s=settings.TOTAL_TIMEOUT_S,
-            ),
-            ledger=self.ledger,
-            upstreams=self.upstreams,
-            reader=Reader(
-                ledger=self.ledger,
-                clock=clock,
-                wall_clock=wall_clock,
-                response_bytes_max=settings.RESPONSE_BYTES_MAX,
-                line_bytes_max=settings.STREAM_LINE_BYTES_MAX,
-            ),
-            pumps=self.pumps,
-            observer=self.observer,
-            clock=clock,
-            wall_clock=wall_clock,
-        )
         self.pipeline = Pipeline(
             owner=self.owner.id,
             buffer_bytes_max=settings.STREAM_BUFFER_BYTES_MAX,
             reroutes_max=settings.REROUTES_MAX,
             admission=self.admission,
             ledger=self.ledger,
-            delivery=delivery,
+            delivery=self._delivery(clock),
             pumps=self.pumps,
             observer=self.observer,
             retries=RetryBudget(clock=clock),
@@ -165,6 +146,31 @@ class Gateway:
         self.admission.is_draining = True
         asyncio.get_running_loop().call_later(timeout_s, self.pumps.cut)
         logger.info("drain_started", in_flight=self.admission.in_flight, timeout_s=timeout_s)
+
+    def _delivery(self, clock: Callable[[], float]) -> Delivery:
+        return Delivery(
+            limits=Limits(
+                first_byte_s=settings.FIRST_BYTE_TIMEOUT_S,
+                plain_s=settings.PLAIN_TIMEOUT_S,
+                idle_s=settings.IDLE_TIMEOUT_S,
+                total_s=settings.TOTAL_TIMEOUT_S,
+            ),
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            reader=Reader(
+                ledger=self.ledger,
+                on_first_token=self.traffic.on_first_token,
+                on_progress=self.traffic.on_progress,
+                clock=clock,
+                wall_clock=wall_clock,
+                response_bytes_max=settings.RESPONSE_BYTES_MAX,
+                line_bytes_max=settings.STREAM_LINE_BYTES_MAX,
+            ),
+            pumps=self.pumps,
+            observer=self.observer,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
 
     def _recover(self) -> None:
         self.owner.claim()

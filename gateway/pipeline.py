@@ -32,6 +32,7 @@ from gateway.outbox import Headers, Outbox
 from gateway.pumps import PumpSet
 from gateway.refusals import budget_refusal, no_candidate_refusal
 from gateway.retry_budget import RetryBudget
+from gateway.traffic import ttft_objective_s
 from gateway.upstream import UpstreamFailure
 from routing.choose import choose
 from routing.types import Candidate, Decision
@@ -146,9 +147,15 @@ class Pipeline:
         """
         draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
         now_s = self.clock()
-        decision = choose(job.request.profile, job.snapshot.fleet, self.observer.states, now_s, draw)
-        untried = (c for c in decision.ranked if c.deployment.cluster not in tried)
-        candidate = next(untried, None)
+        traffic = self.observer.traffic
+        profile = traffic.asked(
+            job.request.profile,
+            key_id=job.principal.key_id,
+            waited_s=now_s - job.started_s,
+            tried=frozenset(tried),
+        )
+        decision = choose(profile, job.snapshot.fleet, traffic.states, now_s, draw)
+        candidate = next(iter(decision.ranked), None)
         if candidate is None and not tried:
             raise no_candidate_refusal(decision)
         if candidate is None or (tried and not self._may_reroute(decision, len(tried))):
@@ -199,6 +206,9 @@ class Pipeline:
             number=number,
             request_started_s=job.started_s,
             started_s=self.clock(),
+            ttft_objective_s=ttft_objective_s(
+                job.snapshot.fleet.settings.objective, profile=job.request.profile
+            ),
         )
 
 

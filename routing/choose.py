@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from routing.eligibility import BREAKER_OPEN, exclusion_reason
 from routing.learning import NOTHING_LEARNT, States
-from routing.scoring import POLICIES, ScoreInput, estimated_cost_nanousd
-from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile
+from routing.scoring import AUTOSCALED_PLACE, POLICIES, ScoreInput, estimated_cost_nanousd
+from routing.shortcut import soonest
+from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile, RoutePlan
 
 
 def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float) -> Decision:
@@ -18,11 +19,17 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
         now_s: monotonic seconds, the clock of the states' breakers.
         draw: a number in [0, 1): the only chance in the decision; it orders exact ties.
 
-    Candidates come before fallbacks. Where nothing but open breakers stands in the way, the one
-    that opens soonest is ranked all the same and the reason says `last_resort`.
+    `marginal` stops at the first price level that meets the latency objective (routing.shortcut); then the
+    decision names what was looked at, and `is_complete` is False. Candidates come before fallbacks. Where
+    nothing but open breakers stands in the way, the one that opens soonest is ranked all the same and the
+    reason says `last_resort`.
     """
     plan = fleet.routes[profile.model]
     policy = plan.policy or fleet.settings.policy
+    if policy == "marginal":
+        decision = _cheapest_in_time(plan, profile, fleet, state, now_s, draw)
+        if decision is not None:
+            return decision
     ranked, exclusions = _ranked(plan.candidates, profile, fleet, state, now_s, draw, policy)
     fallbacks, more = _ranked(plan.fallbacks, profile, fleet, state, now_s, draw, policy)
     exclusions += more
@@ -42,6 +49,57 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
     )
 
 
+def _cheapest_in_time(
+    plan: RoutePlan, profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float
+) -> Decision | None:
+    """The decision where an own cluster meets the objective; None: all have to be ranked.
+
+    After the chosen one it names the provider with the lowest list price: what the road not taken costs.
+    """
+    exclusions: list[Exclusion] = []
+    for place, level in enumerate(plan.own_levels):
+        chosen, share, excluded = soonest(
+            level, profile=profile, settings=fleet.settings, state=state, now_s=now_s, draw=draw
+        )
+        exclusions += excluded
+        if chosen is None:
+            continue
+        cost = estimated_cost_nanousd(
+            deployment=chosen,
+            profile=profile,
+            state=state.get(chosen.id, NOTHING_LEARNT),
+            overhead_permille=fleet.settings.overhead_permille,
+        )
+        candidate = Candidate(deployment=chosen, score=share + AUTOSCALED_PLACE * place, cost_nanousd=cost)
+        return Decision(
+            model=profile.model,
+            policy="marginal",
+            reason="marginal",
+            ranked=(candidate, *_road_not_taken(plan, profile, fleet, state, now_s)),
+            exclusions=tuple(exclusions),
+            is_complete=False,
+        )
+    return None
+
+
+def _road_not_taken(
+    plan: RoutePlan, profile: RequestProfile, fleet: Fleet, state: States, now_s: float
+) -> tuple[Candidate, ...]:
+    for deployment in plan.providers[:1]:
+        learnt = state.get(deployment.id, NOTHING_LEARNT)
+        if not exclusion_reason(
+            deployment, profile=profile, state=learnt, settings=fleet.settings, now_s=now_s
+        ):
+            cost = estimated_cost_nanousd(
+                deployment=deployment,
+                profile=profile,
+                state=learnt,
+                overhead_permille=fleet.settings.overhead_permille,
+            )
+            return (Candidate(deployment=deployment, score=2 * AUTOSCALED_PLACE + cost, cost_nanousd=cost),)
+    return ()
+
+
 def _ranked(
     deployments: Sequence[Deployment],
     profile: RequestProfile,
@@ -57,7 +115,14 @@ def _ranked(
     exclusions: list[Exclusion] = []
     for deployment in deployments:
         learnt = state.get(deployment.id, NOTHING_LEARNT)
-        reason = exclusion_reason(deployment, profile=profile, state=learnt, settings=settings, now_s=now_s)
+        reason = exclusion_reason(
+            deployment,
+            profile=profile,
+            state=learnt,
+            settings=settings,
+            now_s=now_s,
+            trusts_polls=policy != "marginal",
+        )
         if reason:
             exclusions.append(Exclusion(deployment=deployment, reason=reason))
             continue
@@ -73,6 +138,7 @@ def _ranked(
             state=learnt,
             settings=settings,
             cost_nanousd=cost,
+            now_s=now_s,
         )
         ranked.append(Candidate(deployment=deployment, score=score(given), cost_nanousd=cost))
     # By score, then by id: the order in which the inventory was read never matters.

@@ -1,6 +1,6 @@
 """Which deployments may serve a request, with a reason for each that may not."""
 
-from routing import breaker
+from routing import breaker, quota
 from routing.learning import DeploymentState
 from routing.types import Deployment, RequestProfile, RoutingSettings
 
@@ -16,13 +16,39 @@ def exclusion_reason(
     state: DeploymentState,
     settings: RoutingSettings,
     now_s: float,
+    trusts_polls: bool = True,
 ) -> str:
-    """Why the deployment may not serve the request; empty when it may. Unknown excludes nobody."""
+    """Why the deployment may not serve the request; empty when it may. Unknown excludes nobody.
+
+    `trusts_polls`: the seed's filters by polled queue and latency count. `marginal` predicts instead: polls
+    are old when they are read, and turned out useless for admission.
+    """
+    if deployment.cluster in profile.tried:
+        return "tried"
+    if not trusts_polls and _is_plainly_free(deployment, profile=profile, state=state):
+        return ""
     return (
         _condition_reason(deployment)
         or _fitness_reason(deployment, profile=profile)
-        or _load_reason(deployment, state=state, settings=settings)
+        or _load_reason(deployment, state=state, settings=settings, trusts_polls=trusts_polls)
+        or _quota_reason(deployment, profile=profile, state=state, now_s=now_s)
         or (BREAKER_OPEN if breaker.phase(state.breaker, now_s=now_s) == "open" else "")
+    )
+
+
+def _is_plainly_free(deployment: Deployment, *, profile: RequestProfile, state: DeploymentState) -> bool:
+    """The usual case of an own cluster, in one look: nothing that any reason asks for is there."""
+    return (
+        deployment.cluster_kind == "own"
+        and deployment.state == "active"
+        and deployment.health != "unhealthy"
+        and deployment.rate is not None
+        and state.in_flight < deployment.in_flight_max
+        and state.breaker.open_until_s == 0.0
+        and profile.prompt_tokens_estimate <= deployment.context_window
+        and (not deployment.capabilities or profile.needs <= deployment.capabilities)
+        and deployment.rpm_max is None
+        and deployment.tpm_max is None
     )
 
 
@@ -41,11 +67,32 @@ def _fitness_reason(deployment: Deployment, *, profile: RequestProfile) -> str:
     return "context_window" if profile.prompt_tokens_estimate > deployment.context_window else ""
 
 
-def _load_reason(deployment: Deployment, *, state: DeploymentState, settings: RoutingSettings) -> str:
+def _load_reason(
+    deployment: Deployment, *, state: DeploymentState, settings: RoutingSettings, trusts_polls: bool
+) -> str:
     if state.in_flight >= deployment.in_flight_max:
         return "in_flight_max"
     if deployment.cluster_kind != "own":
         return "" if settings.is_external_fallback_enabled else "external_fallback_disabled"
+    if not trusts_polls:
+        return ""
     if (deployment.queue_depth or 0) > settings.queue_depth_max:
         return "queue_depth"
     return "latency" if (deployment.latency_ms or 0) > settings.latency_ms_max else ""
+
+
+def _quota_reason(
+    deployment: Deployment, *, profile: RequestProfile, state: DeploymentState, now_s: float
+) -> str:
+    """A provider's own limits, as far as we used them up ourselves."""
+    if deployment.rpm_max is None and deployment.tpm_max is None:
+        return ""
+    tokens = profile.prompt_tokens_estimate + (profile.output_tokens_expected or state.output_tokens or 0.0)
+    has_room = quota.has_room(
+        state.quota,
+        requests_per_min=quota.UNLIMITED if deployment.rpm_max is None else deployment.rpm_max,
+        tokens_per_min=quota.UNLIMITED if deployment.tpm_max is None else deployment.tpm_max,
+        tokens=tokens,
+        now_s=now_s,
+    )
+    return "" if has_room else "rate_limit"

@@ -1,13 +1,24 @@
 """What live traffic teaches about a deployment, as a pure fold over events."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import exp
+from typing import Any
 
 from routing import breaker as breakers
+from routing import forecast as forecasts
+from routing import quota as quotas
 from routing.breaker import Breaker
+from routing.forecast import Forecast, Lesson
+from routing.quota import FULL, UNLIMITED, Quota
 
 EWMA_WEIGHT = 0.2
+# Seconds per output token follow the streams we relay with this time constant.
+PACE_TAU_S = 1.0
+MISS_WEIGHT = 0.01
+MISS_SHARE_START = 0.002
 CLOSED = Breaker()
+NO_LESSON = Lesson(drained_tokens=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,21 +29,66 @@ class DeploymentState:
     ttft_ms: float | None = None
     duration_ms: float | None = None
     output_tokens: float | None = None
+    # Seconds per output token of the streams that run now, and when one last told.
+    pace_s: float | None = None
+    pace_at_s: float = 0.0
+    # The share of first tokens that came after the objective.
+    miss_share: float = MISS_SHARE_START
+    forecast: Forecast = forecasts.NEW
+    quota: Quota = FULL
     breaker: Breaker = CLOSED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatched:
-    """A request was sent to the deployment. `sent_s` on the monotonic clock tells it from others."""
+    """A request was sent to the deployment. `sent_s` on the monotonic clock tells it from others.
+
+    `tokens` is what it is expected to use in all, `requests_per_min` and `tokens_per_min` what the deployment
+    allows.
+    """
 
     sent_s: float
+    prompt_tokens: int = 0
+    tokens: float = 0.0
+    requests_per_min: float = UNLIMITED
+    tokens_per_min: float = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstToken:
-    """The first content of an answer came."""
+    """The first content of an answer came, `ttft_ms` after its request was sent.
+
+    `tokens_in_front` and `expected_s` are what the backlog and the forecast were when it was sent.
+    """
 
     ttft_ms: float
+    prompt_tokens: int = 0
+    tokens_in_front: int = 0
+    expected_s: float = 0.0
+    is_missed: bool = False
+
+    def lesson(self) -> Lesson:
+        return forecasts.lesson_of(
+            prompt_tokens=self.prompt_tokens,
+            tokens_in_front=self.tokens_in_front,
+            expected_s=self.expected_s,
+            waited_s=self.ttft_ms / 1000,
+            is_missed=self.is_missed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presumed:
+    """A plain answer's first token is taken to have come: the prompt leaves the backlog unlearnt."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """A running stream's latest seconds per output token."""
+
+    pace_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +102,18 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The deployment failed in a way that counts. `draw` in [0, 1) spreads the breaker's reopening."""
+    """The deployment failed in a way that counts. `draw` in [0, 1) spreads the breaker's reopening.
+
+    `unseen_tokens`: the prompt, where no first token had come; the limits where the provider refused by them.
+    """
 
     sent_s: float
     draw: float
     retry_after_s: float = 0.0
+    unseen_tokens: int = 0
+    is_rate_limited: bool = False
+    requests_per_min: float = UNLIMITED
+    tokens_per_min: float = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,42 +121,162 @@ class Abandoned:
     """A request ended without a verdict on the deployment: the client left, or its request was bad."""
 
     sent_s: float
+    unseen_tokens: int = 0
 
 
-Event = Dispatched | FirstToken | Finished | Failed | Abandoned
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the other processes did: their backlog now, and what happened since they last told.
+
+    `requests` and `tokens` are what they took of the deployment's limits meanwhile.
+    """
+
+    backlog_tokens: int = 0
+    lesson: Lesson = NO_LESSON
+    requests: int = 0
+    tokens: float = 0.0
+    requests_per_min: float = UNLIMITED
+    tokens_per_min: float = UNLIMITED
+
+
+Event = Dispatched | FirstToken | Presumed | Progressed | Finished | Failed | Abandoned | Shared
 States = Mapping[str, DeploymentState]
 NOTHING_LEARNT = DeploymentState()
 
 
 def observe(state: DeploymentState, event: Event, now_s: float) -> DeploymentState:
     """The next state. `now_s` is the caller's monotonic clock, the same that `choose` is given."""
-    match event:
-        case Dispatched():
-            breaker = breakers.on_dispatch(state.breaker, now_s=now_s, sent_s=event.sent_s)
-            return replace(state, in_flight=state.in_flight + 1, breaker=breaker)
-        case FirstToken():
-            return replace(state, ttft_ms=_blended(state.ttft_ms, event.ttft_ms))
-        case Finished():
-            return replace(
-                state,
-                in_flight=max(state.in_flight - 1, 0),
-                duration_ms=_blended(state.duration_ms, event.duration_ms),
-                output_tokens=_blended(state.output_tokens, float(event.output_tokens)),
-                breaker=breakers.on_success(state.breaker, now_s=now_s, sent_s=event.sent_s),
-            )
-        case Failed():
-            breaker = breakers.on_failure(
-                state.breaker,
-                now_s=now_s,
-                sent_s=event.sent_s,
-                draw=event.draw,
-                retry_after_s=event.retry_after_s,
-            )
-            return replace(state, in_flight=max(state.in_flight - 1, 0), breaker=breaker)
-        case Abandoned():
-            breaker = breakers.on_abandon(state.breaker, sent_s=event.sent_s)
-            return replace(state, in_flight=max(state.in_flight - 1, 0), breaker=breaker)
+    return _FOLDS[type(event)](state, event, now_s)
 
 
-def _blended(before: float | None, sample: float) -> float:
-    return sample if before is None else before + EWMA_WEIGHT * (sample - before)
+def _on_dispatch(state: DeploymentState, event: Dispatched, now_s: float) -> DeploymentState:
+    quota = state.quota
+    if event.requests_per_min != UNLIMITED or event.tokens_per_min != UNLIMITED:
+        quota = quotas.on_dispatch(
+            quota,
+            requests_per_min=event.requests_per_min,
+            tokens_per_min=event.tokens_per_min,
+            tokens=event.tokens,
+            now_s=now_s,
+        )
+    return replace(
+        state,
+        in_flight=state.in_flight + 1,
+        forecast=forecasts.on_dispatch(state.forecast, prompt_tokens=event.prompt_tokens, now_s=now_s),
+        quota=quota,
+        breaker=breakers.on_dispatch(state.breaker, now_s=now_s, sent_s=event.sent_s),
+    )
+
+
+def _on_first_token(state: DeploymentState, event: FirstToken, now_s: float) -> DeploymentState:
+    forecast = state.forecast
+    if event.prompt_tokens:
+        forecast = forecasts.on_first_token(forecast, lesson=event.lesson(), now_s=now_s)
+    return replace(
+        state,
+        ttft_ms=_blended(state.ttft_ms, event.ttft_ms),
+        miss_share=state.miss_share + MISS_WEIGHT * (float(event.is_missed) - state.miss_share),
+        forecast=forecast,
+    )
+
+
+def _on_failure(state: DeploymentState, event: Failed, now_s: float) -> DeploymentState:
+    quota = state.quota
+    if event.is_rate_limited:
+        quota = quotas.on_refusal(
+            quota,
+            requests_per_min=event.requests_per_min,
+            tokens_per_min=event.tokens_per_min,
+            now_s=now_s,
+        )
+    breaker = breakers.on_failure(
+        state.breaker,
+        now_s=now_s,
+        sent_s=event.sent_s,
+        draw=event.draw,
+        retry_after_s=event.retry_after_s,
+    )
+    return replace(
+        state,
+        in_flight=max(state.in_flight - 1, 0),
+        forecast=_without(state.forecast, event.unseen_tokens, now_s),
+        quota=quota,
+        breaker=breaker,
+    )
+
+
+def _on_shared(state: DeploymentState, event: Shared, now_s: float) -> DeploymentState:
+    quota = state.quota
+    if event.requests or event.tokens:
+        quota = quotas.on_dispatch(
+            quota,
+            requests=event.requests,
+            requests_per_min=event.requests_per_min,
+            tokens_per_min=event.tokens_per_min,
+            tokens=event.tokens,
+            now_s=now_s,
+        )
+    forecast = forecasts.on_shared(
+        state.forecast,
+        others_tokens=event.backlog_tokens,
+        lesson=event.lesson,
+        now_s=now_s,
+    )
+    return replace(state, forecast=forecast, quota=quota)
+
+
+def _without(forecast: Forecast, unseen_tokens: int, now_s: float) -> Forecast:
+    return (
+        forecasts.on_lost(forecast, prompt_tokens=unseen_tokens, now_s=now_s) if unseen_tokens else forecast
+    )
+
+
+def _paced(state: DeploymentState, pace_s: float, now_s: float) -> float:
+    if state.pace_s is None:
+        return pace_s
+    decay = exp(-max(now_s - state.pace_at_s, 0.0) / PACE_TAU_S)
+    return state.pace_s * decay + pace_s * (1.0 - decay)
+
+
+def _blended(known: float | None, sample: float) -> float:
+    return sample if known is None else known + EWMA_WEIGHT * (sample - known)
+
+
+def _on_presumed(state: DeploymentState, event: Presumed, now_s: float) -> DeploymentState:
+    lesson = Lesson(drained_tokens=event.prompt_tokens)
+    return replace(state, forecast=forecasts.on_first_token(state.forecast, lesson=lesson, now_s=now_s))
+
+
+def _on_progress(state: DeploymentState, event: Progressed, now_s: float) -> DeploymentState:
+    return replace(state, pace_s=_paced(state, event.pace_s, now_s), pace_at_s=now_s)
+
+
+def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> DeploymentState:
+    return replace(
+        state,
+        in_flight=max(state.in_flight - 1, 0),
+        duration_ms=_blended(state.duration_ms, event.duration_ms),
+        output_tokens=_blended(state.output_tokens, float(event.output_tokens)),
+        breaker=breakers.on_success(state.breaker, now_s=now_s, sent_s=event.sent_s),
+    )
+
+
+def _on_abandon(state: DeploymentState, event: Abandoned, now_s: float) -> DeploymentState:
+    return replace(
+        state,
+        in_flight=max(state.in_flight - 1, 0),
+        forecast=_without(state.forecast, event.unseen_tokens, now_s),
+        breaker=breakers.on_abandon(state.breaker, sent_s=event.sent_s),
+    )
+
+
+_FOLDS: Mapping[type[Event], Callable[[DeploymentState, Any, float], DeploymentState]] = {
+    Dispatched: _on_dispatch,
+    FirstToken: _on_first_token,
+    Presumed: _on_presumed,
+    Progressed: _on_progress,
+    Finished: _on_finish,
+    Failed: _on_failure,
+    Abandoned: _on_abandon,
+    Shared: _on_shared,
+}

@@ -85,6 +85,9 @@ class RequestProfile:
     output_tokens_max: int | None  # what the client allowed, per choice; None: it did not say
     choice_count: int
     needs: frozenset[str]
+    output_tokens_expected: float | None = None  # per choice, learnt by who asks; None: nothing is known
+    waited_s: float = 0.0  # spent on this request already, before this choice
+    tried: frozenset[str] = frozenset()  # clusters that failed it
     is_priced_only: bool = False  # a hard budget watches: an unpriced deployment may not serve it
 
 
@@ -112,6 +115,20 @@ class Deployment:
     queue_depth: int | None
     latency_ms: int | None
     in_flight_max: int
+    rtt_s: float = 0.0  # what the network adds to each answer
+    rpm_max: int | None = None  # the provider's own limits
+    tpm_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The latency objective, and what missing it is worth: the list price of whoever would buy us out."""
+
+    ttft_s: float = 1.5
+    ttft_s_per_prompt_token: float = 0.0005
+    tpot_s: float = 0.1
+    miss_input_microusd_per_mtok: int = 2_500_000
+    miss_output_microusd_per_mtok: int = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +141,7 @@ class RoutingSettings:
     overhead_permille: int
     cluster_cost_threshold_nanousd: int  # USD per 1K tokens, in nano-USD
     is_external_fallback_enabled: bool
+    objective: Objective = field(default_factory=Objective)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +152,24 @@ class RoutePlan:
     policy: str
     candidates: tuple[Deployment, ...]
     fallbacks: tuple[Deployment, ...]
+    # Own candidates by the kind of their price, committed before autoscaled, and providers; made here, by id.
+    own_levels: tuple[tuple[Deployment, ...], ...] = field(init=False)
+    providers: tuple[Deployment, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        own = sorted((d for d in self.candidates if d.cluster_kind == "own"), key=lambda d: d.id)
+        committed = tuple(d for d in own if d.billing == "committed")
+        others = tuple(d for d in own if d.billing != "committed")
+        object.__setattr__(self, "own_levels", (committed, others))
+        providers = sorted((d for d in self.candidates if d.cluster_kind != "own"), key=_list_price)
+        object.__setattr__(self, "providers", tuple(providers))
+
+
+def _list_price(deployment: Deployment) -> tuple[float, str]:
+    rate = deployment.rate
+    if rate is None:
+        return float("inf"), deployment.id
+    return float(rate.input_microusd_per_mtok + rate.output_microusd_per_mtok), deployment.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,3 +207,4 @@ class Decision:
     reason: str
     ranked: tuple[Candidate, ...]
     exclusions: tuple[Exclusion, ...] = field(default=())
+    is_complete: bool = True  # False: only some of the route's deployments were looked at

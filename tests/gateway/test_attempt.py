@@ -70,6 +70,8 @@ def attempt_of(*, service_tier=None, rate=RATE, is_stream=False):
 def reader():
     return Reader(
         ledger=None,  # type: ignore[arg-type]  # nothing is checkpointed in no time
+        on_first_token=lambda _attempt: None,
+        on_progress=lambda _attempt: None,
         clock=lambda: 0.0,
         wall_clock=lambda: NOW,
         response_bytes_max=1 << 20,

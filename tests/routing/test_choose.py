@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.breaker import Breaker
-from routing.choose import choose
+from routing.choose import _ranked, choose
 from routing.eligibility import exclusion_reason
+from routing.forecast import Forecast
 from routing.learning import NOTHING_LEARNT, DeploymentState
-from routing.scoring import POLICIES
+from routing.scoring import LATE, POLICIES
+from routing.shortcut import COMPARED_MAX
 from routing.types import Candidate, Decision, Exclusion
 from tests.routing.values import LIGHT, deployment, flat, fleet, profile, provider
 
@@ -81,6 +83,10 @@ def test_choose_accounts_for_every_deployment_of_the_route(drawn, policy, draw):
     if decision.reason == "last_resort":
         assert sorted(excluded) == everyone
         assert set(ids(decision)) <= set(excluded)
+    elif not decision.is_complete:
+        assert policy == "marginal"
+        assert set(ids(decision) + excluded) <= set(everyone)
+        assert len(ids(decision) + excluded) == len(set(ids(decision) + excluded))
     else:
         assert sorted(ids(decision) + excluded) == everyone
 
@@ -99,6 +105,7 @@ def test_choose_never_ranks_who_is_ineligible(drawn, policy, draw):
             state=state[candidate.deployment.id],
             settings=places.settings,
             now_s=NOW_S,
+            trusts_polls=policy != "marginal",
         )
         for candidate in decision.ranked
     }
@@ -130,6 +137,10 @@ def test_choose_draws_only_among_exact_ties(drawn, policy, draw, other_draw):
     first = choose(NEEDS, places, state, NOW_S, draw)
     second = choose(NEEDS, places, state, NOW_S, other_draw)
 
+    if not first.is_complete:
+        # The draw also says where the look at own clusters begins; few are compared here, so all of them are.
+        assert second.ranked[0].score == first.ranked[0].score
+        return
     assert [c.score for c in second.ranked] == [c.score for c in first.ranked]
     assert set(second.ranked) == set(first.ranked)
     assert second.exclusions == first.exclusions
@@ -285,3 +296,55 @@ def test_choose_says_none_eligible_of_a_route_without_deployments():
 def test_choose_refuses_an_unknown_model():
     with pytest.raises(KeyError):
         chosen(fleet(), asked=profile(model="other"))
+
+
+def test_choose_never_takes_a_cluster_that_failed_the_request():
+    places = fleet(deployment("a"), deployment("b"), policy="marginal")
+
+    decision = chosen(places, asked=profile(tried=frozenset({"cluster-a"})))
+
+    assert (ids(decision), [e.reason for e in decision.exclusions]) == (["b"], ["tried"])
+
+
+@LIGHT
+@given(fleets, st.floats(0, 0.999))
+def test_choose_by_marginal_takes_the_same_with_and_without_the_shortcut(drawn, draw):
+    places, state = built(drawn, "marginal")
+    plan = places.routes["m"]
+    everyone = [one for one in plan.candidates if one.cluster_kind == "own"]
+
+    decision = choose(NEEDS, places, state, NOW_S, draw)
+
+    ranked, _ = _ranked(plan.candidates, NEEDS, places, state, NOW_S, draw, "marginal")
+    if not decision.is_complete and len(everyone) <= COMPARED_MAX:
+        assert decision.ranked[0].score == ranked[0].score
+        assert decision.ranked[0].deployment.billing == ranked[0].deployment.billing
+
+
+def test_choose_by_marginal_compares_a_few_of_many_clusters():
+    many = [deployment(f"d{number:02}") for number in range(40)]
+    spare = provider("p", rate=flat(1_000, 1_000))
+
+    decision = chosen(fleet(*many, spare, policy="marginal"), draw=0.5)
+
+    assert ids(decision) == ["d25", "p"]
+    assert (decision.is_complete, decision.exclusions) == (False, ())
+
+
+def test_choose_by_marginal_goes_to_the_provider_where_own_capacity_would_be_late():
+    busy = DeploymentState(forecast=Forecast(backlog_tokens=20_000, at_s=NOW_S))
+    places = fleet(deployment("a"), provider("p"), provider("q", rate=flat(10, 10)), policy="marginal")
+
+    decision = chosen(places, state={"a": busy})
+
+    assert (ids(decision), decision.reason) == (["q", "p", "a"], "marginal")
+    assert decision.ranked[2].score > LATE
+
+
+def test_choose_by_marginal_takes_the_least_late_where_all_would_be():
+    states = {
+        name: DeploymentState(forecast=Forecast(backlog_tokens=tokens, at_s=NOW_S))
+        for name, tokens in (("a", 30_000), ("b", 20_000))
+    }
+
+    assert ids(chosen(fleet(deployment("a"), deployment("b"), policy="marginal"), state=states)) == ["b", "a"]

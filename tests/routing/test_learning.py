@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.breaker import Breaker, phase
+from routing.forecast import Forecast
 from routing.learning import (
     Abandoned,
     DeploymentState,
@@ -28,14 +29,18 @@ ENDS: dict[str, Callable[[float], Event]] = {
 
 
 def test_observe_counts_a_dispatch():
-    assert observe(DeploymentState(), Dispatched(sent_s=1.0), 1.0) == DeploymentState(in_flight=1)
+    after = observe(DeploymentState(), Dispatched(sent_s=1.0, prompt_tokens=30), 1.0)
+
+    assert after == DeploymentState(in_flight=1, forecast=Forecast(backlog_tokens=30, at_s=1.0))
 
 
 def test_observe_takes_the_first_sample_as_it_is_and_blends_later_ones():
     state = observe(DeploymentState(), FirstToken(ttft_ms=100.0), 1.0)
-    assert state == DeploymentState(ttft_ms=100.0)
+    assert state == DeploymentState(ttft_ms=100.0, miss_share=0.00198)
 
-    assert observe(state, FirstToken(ttft_ms=200.0), 1.0) == DeploymentState(ttft_ms=120.0)
+    after = observe(state, FirstToken(ttft_ms=200.0, is_missed=True), 1.0)
+
+    assert (after.ttft_ms, after.miss_share) == (120.0, pytest.approx(0.0119602))
 
 
 def test_observe_learns_from_an_answer():

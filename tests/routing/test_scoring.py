@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from clusters import inventory
 from routing.cost import cost_nanousd
+from routing.forecast import Forecast
 from routing.learning import DeploymentState
 from routing.scoring import OUTPUT_TOKENS_EXPECTED, POLICIES, ScoreInput, estimated_cost_nanousd
 from routing.types import Usage
@@ -30,6 +31,7 @@ def estimate(given, asked, **state):
     )
 
 
+BUSY, FULL = Forecast(backlog_tokens=500), Forecast(backlog_tokens=50_000)
 OWN = deployment()
 DEAR_OWN = deployment(cost_per_hour_nanousd=10**15)  # a million dollars an hour: above any threshold
 AUTOSCALED = deployment(billing="autoscaled")
@@ -45,11 +47,10 @@ def test_policies_are_those_that_the_inventory_lets_one_choose():
     [
         # Each row: from best to worst, as (deployment, estimated cost, what was learnt).
         ("marginal", [(OWN, 10**12, {}), (AUTOSCALED, 5, {}), (PROVIDER, 0, {}), (PROVIDER, 1, {})]),
-        ("marginal", [(OWN, 9, {"in_flight": 9}), (AUTOSCALED, 1, {})]),
-        ("marginal", [(AUTOSCALED, 9, {"in_flight": 9}), (PROVIDER, 0, {})]),
-        ("marginal", [(OWN, 9, {"in_flight": 1}), (OWN, 1, {"in_flight": 2})]),
-        ("marginal", [(PROVIDER, 7, {"in_flight": 1}), (PROVIDER, 7, {"in_flight": 2})]),
-        ("marginal", [(PROVIDER, 7, {"in_flight": 9}), (PROVIDER, 8, {})]),
+        ("marginal", [(OWN, 9, {}), (OWN, 9, {"forecast": BUSY}), (AUTOSCALED, 1, {})]),
+        ("marginal", [(AUTOSCALED, 9, {"forecast": BUSY}), (PROVIDER, 0, {}), (OWN, 0, {"forecast": FULL})]),
+        ("marginal", [(PROVIDER, 7, {"miss_share": 0.0}), (PROVIDER, 7, {"miss_share": 0.5})]),
+        ("marginal", [(OWN, 7, {"pace_s": 0.09}), (PROVIDER, 10**6, {}), (OWN, 7, {"pace_s": 0.11})]),
         ("marginal", [(PROVIDER, 10**12, {}), (provider(rate=None), 0, {})]),
         ("cost", [(PROVIDER, 1, {"in_flight": 9}), (OWN, 2, {}), (AUTOSCALED, 3, {})]),
         ("cost", [(PROVIDER, 10**12, {}), (provider(rate=None), 0, {})]),

@@ -1,0 +1,191 @@
+"""What this process's traffic teaches routing: each attempt's events, folded into the deployments' states."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from billing.entries import Settlement
+from gateway.attempt import Attempt
+from gateway.errors import OverloadedError
+from gateway.upstream import UpstreamFailure
+from routing import lengths
+from routing.forecast import first_token_s
+from routing.learning import (
+    NOTHING_LEARNT,
+    Abandoned,
+    DeploymentState,
+    Dispatched,
+    Event,
+    Failed,
+    Finished,
+    FirstToken,
+    Presumed,
+    Progressed,
+    observe,
+)
+from routing.lengths import Lengths
+from routing.quota import UNLIMITED
+from routing.types import Objective, RequestProfile
+
+# Outcomes that say something bad about the cluster.
+COUNTED_OUTCOMES = frozenset({"truncated"})
+# Keys and models whose answers' lengths are remembered; the one not seen for longest goes first.
+LENGTHS_MAX = 10_000
+UNKNOWN = Lengths()
+
+CallLater = Callable[[float, Callable[[], None]], object]
+
+
+def call_later(delay_s: float, act: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_later(delay_s, act)
+
+
+class Traffic:
+    """The process's memory of its deployments. `call_later` runs a function some seconds from now."""
+
+    def __init__(self, *, clock: Callable[[], float], call_later: CallLater = call_later) -> None:
+        self.states: dict[str, DeploymentState] = {}
+        self._clock = clock
+        self._call_later = call_later
+        self._lengths: dict[tuple[str, str], Lengths] = {}
+
+    def asked(
+        self, profile: RequestProfile, *, key_id: str, waited_s: float, tried: frozenset[str]
+    ) -> RequestProfile:
+        """The request with what is known of its like, for the choice that comes now."""
+        known = self._lengths.get((key_id, profile.model))
+        expected = profile.output_tokens_expected
+        if known is not None:
+            expected = lengths.expected_tokens(known, prompt_tokens=profile.prompt_tokens_estimate)
+        return replace(profile, output_tokens_expected=expected, waited_s=waited_s, tried=tried)
+
+    def on_dispatch(self, attempt: Attempt, *, now_s: float) -> None:
+        """Counted at once, before anything is awaited. A plain answer does not tell when it begins.
+
+        Its first token is presumed to have come when it was expected.
+        """
+        deployment, profile = attempt.candidate.deployment, attempt.request.profile
+        state = self._state(attempt)
+        if deployment.cluster_kind == "own":
+            forecast = state.forecast
+            prompt_tokens = profile.prompt_tokens_estimate
+            attempt.expected_s = first_token_s(forecast, prompt_tokens=prompt_tokens, now_s=now_s)
+            attempt.tokens_in_front = forecast.backlog_tokens + forecast.others_tokens + prompt_tokens
+            attempt.unseen_tokens = prompt_tokens
+            if not attempt.request.is_stream:
+                self._call_later(attempt.expected_s, lambda: self._presume(attempt))
+        event = Dispatched(
+            sent_s=attempt.started_s,
+            prompt_tokens=attempt.unseen_tokens,
+            tokens=profile.prompt_tokens_estimate + (profile.output_tokens_expected or 0.0),
+            requests_per_min=_limit(deployment.rpm_max),
+            tokens_per_min=_limit(deployment.tpm_max),
+        )
+        self._fold(attempt, event, now_s)
+
+    def on_first_token(self, attempt: Attempt) -> None:
+        """The first content of a stream was seen."""
+        assert attempt.ttft_s is not None
+        now_s = self._clock()
+        event = FirstToken(
+            ttft_ms=attempt.ttft_s * 1000,
+            prompt_tokens=attempt.unseen_tokens,
+            tokens_in_front=attempt.tokens_in_front,
+            expected_s=attempt.expected_s,
+            is_missed=now_s - attempt.request_started_s > attempt.ttft_objective_s,
+        )
+        attempt.unseen_tokens = 0
+        self._fold(attempt, event, now_s)
+
+    def on_progress(self, attempt: Attempt) -> None:
+        """A stream runs: how fast, by the frames since its first."""
+        if attempt.ttft_s is None or attempt.output_frames < 2:
+            return
+        now_s = self._clock()
+        running_s = now_s - attempt.started_s - attempt.ttft_s
+        self._fold(attempt, Progressed(pace_s=running_s / (attempt.output_frames - 1)), now_s)
+
+    def on_failure(self, attempt: Attempt, failed: UpstreamFailure, *, now_s: float) -> None:
+        """An attempt failed before any content."""
+        unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
+        if not failed.is_counted:
+            self._fold(attempt, Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens), now_s)
+            return
+        deployment = attempt.candidate.deployment
+        event = Failed(
+            sent_s=attempt.started_s,
+            draw=_draw(),
+            retry_after_s=failed.retry_after_s,
+            unseen_tokens=unseen_tokens,
+            is_rate_limited=isinstance(failed.error, OverloadedError),
+            requests_per_min=_limit(deployment.rpm_max),
+            tokens_per_min=_limit(deployment.tpm_max),
+        )
+        self._fold(attempt, event, now_s)
+
+    def on_end(self, attempt: Attempt, settlement: Settlement, *, now_s: float) -> None:
+        """A settled attempt that had content, or whose caller left."""
+        if not attempt.request.is_stream:
+            self._on_plain_end(attempt, now_s=now_s)
+        unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
+        event: Event = Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens)
+        if settlement.outcome == "ok":
+            self._note_length(attempt, settlement)
+            event = Finished(
+                sent_s=attempt.started_s,
+                duration_ms=float(settlement.duration_ms),
+                output_tokens=settlement.usage.output_tokens,
+            )
+        elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
+            event = Failed(sent_s=attempt.started_s, draw=_draw(), unseen_tokens=unseen_tokens)
+        self._fold(attempt, event, now_s)
+
+    def on_lost(self, attempt: Attempt, *, now_s: float) -> None:
+        """An attempt whose end could not be booked: the cluster is not to blame."""
+        unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
+        self._fold(attempt, Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens), now_s)
+
+    def _on_plain_end(self, attempt: Attempt, *, now_s: float) -> None:
+        self._presume(attempt)
+        if attempt.ttft_s is not None:
+            # The whole answer: the policy `latency` goes by it where nothing streams.
+            self._fold(attempt, FirstToken(ttft_ms=attempt.ttft_s * 1000), now_s)
+
+    def _presume(self, attempt: Attempt) -> None:
+        """Unless it is over already, as it then is the moment it was known."""
+        if attempt.unseen_tokens:
+            unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
+            self._fold(attempt, Presumed(prompt_tokens=unseen_tokens), self._clock())
+
+    def _note_length(self, attempt: Attempt, settlement: Settlement) -> None:
+        profile, usage = attempt.request.profile, settlement.usage
+        if usage.is_estimate or profile.surface == "embeddings":
+            return
+        place = (settlement.hold.attribution["key_id"], profile.model)
+        known = self._lengths.pop(place, UNKNOWN)
+        if len(self._lengths) >= LENGTHS_MAX:
+            self._lengths.pop(next(iter(self._lengths)))
+        self._lengths[place] = lengths.on_answer(
+            known,
+            prompt_tokens=profile.prompt_tokens_estimate,
+            output_tokens=usage.output_tokens // profile.choice_count,
+        )
+
+    def _state(self, attempt: Attempt) -> DeploymentState:
+        return self.states.get(attempt.candidate.deployment.id, NOTHING_LEARNT)
+
+    def _fold(self, attempt: Attempt, event: Event, now_s: float) -> None:
+        self.states[attempt.candidate.deployment.id] = observe(self._state(attempt), event, now_s)
+
+
+def ttft_objective_s(objective: Objective, *, profile: RequestProfile) -> float:
+    return objective.ttft_s + objective.ttft_s_per_prompt_token * profile.prompt_tokens_estimate
+
+
+def _limit(given: int | None) -> float:
+    return UNLIMITED if given is None else float(given)
+
+
+def _draw() -> float:
+    return random.random()  # noqa: S311 -- spreads the breakers' reopening
