@@ -33,7 +33,7 @@ from billing.sums import LEAST_ID, attempt_groups, rows_between, sums_by_hour
 logger = structlog.get_logger(__name__)
 
 # One transaction of deleting: settling waits for it on SQLite.
-BATCH_ROWS = 500
+BATCH_ROWS = 200
 # What one run of beat's task does at most; the next goes on.
 BATCHES_PER_RUN_MAX = 3_000
 DAYS_PER_RUN_MAX = 100

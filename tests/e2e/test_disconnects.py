@@ -121,8 +121,8 @@ def test_caller_who_stops_reading_is_cut_off_and_booked(fleet):
         key,
         receive_buffer_bytes=4096,
         stream=True,
-        max_tokens=60_000,
-        standin_completion_tokens=60_000,
+        max_tokens=30_000,
+        standin_completion_tokens=30_000,
     ) as line:
         read_frames(line, count=4)
         (row,) = fleet.settled_rows(key, count=1)
