@@ -1,5 +1,6 @@
 """Runs everything on this machine: Valkey, the demo fleet, worker, beat and the web process, as one tree."""
 
+import json
 import os
 import socket
 import urllib.error
@@ -7,9 +8,10 @@ import urllib.request
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.core.management import call_command
@@ -17,7 +19,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.utils import timezone
 
-from clusters.snapshots import load_clusters
+from clusters.monitor import probe_clusters
+from clusters.snapshots import ClusterView, load_clusters
 from gateway import demo_fleet, first_run, preflight, process_tree
 from gateway.embedded_valkey import EmbeddedValkeyError, ValkeyPlan, is_answering, plan_server
 from gateway.first_run import FirstRun
@@ -116,9 +119,18 @@ class Command(BaseCommand):
         if not is_ready and not supervisor.is_stopping:
             self._say(f"Not ready after {READY_TIMEOUT_S} s: see {settings.DATA_DIR / 'logs' / 'web.log'}")
             return
-        is_served = supervisor.wait_until(lambda: is_fleet_up(members), timeout_s=HEALTHY_TIMEOUT_S)
-        if not is_served and not supervisor.is_stopping:
-            self._say("No cluster is healthy yet: see `manage.py check_clusters`")
+        names = {member.site.name for member in members}
+        for condition in (
+            lambda: all(accepts_connections(member.port) for member in members),
+            lambda: is_fleet_healthy(names, now=timezone.now()),
+            lambda: is_fleet_known(url, now=timezone.now()),
+        ):
+            if not supervisor.wait_until(condition, timeout_s=HEALTHY_TIMEOUT_S):
+                break
+        else:
+            return
+        if not supervisor.is_stopping:
+            self._say("Not every cluster is healthy yet: see `manage.py check_clusters`")
 
     def _say(self, text: str) -> None:
         try:
@@ -156,17 +168,38 @@ def answers_200(url: str) -> bool:
         return False
 
 
-def is_fleet_up(members: tuple[demo_fleet.Member, ...]) -> bool:
-    """The stand-ins listen, and a probe of this minute found a cluster healthy; True where there is none."""
-    if not all(accepts_connections(member.port) for member in members):
-        return False
-    now = timezone.now()
+def is_fleet_healthy(names: set[str], *, now: datetime) -> bool:
+    """A probe of this minute found each of these clusters healthy; without names any, or that there is none.
+
+    Probes those of these names that are not: the regular probe may have come before they listened,
+    and its next one is up to a minute away.
+    """
     clusters = load_clusters(now=now)
-    since = now - PROBE_FRESH
-    return not clusters or any(
-        cluster.health == "healthy" and cluster.health_checked_at and cluster.health_checked_at >= since
-        for cluster in clusters
+    named = [cluster for cluster in clusters if cluster.name in names]
+    if not named:
+        return not clusters or any(is_seen_healthy(cluster, now=now) for cluster in clusters)
+    late = [UUID(cluster.id) for cluster in named if not is_seen_healthy(cluster, now=now)]
+    return all(result.observation.is_healthy for result in probe_clusters(cluster_ids=late, now=now))
+
+
+def is_seen_healthy(cluster: ClusterView, *, now: datetime) -> bool:
+    """Whether a probe of the last minute found it healthy."""
+    checked_at = cluster.health_checked_at
+    return cluster.health == "healthy" and checked_at is not None and now - checked_at <= PROBE_FRESH
+
+
+def is_fleet_known(url: str, *, now: datetime) -> bool:
+    """The web process counts as many usable clusters as there are: it has heard of what the probes saw."""
+    usable_count = sum(
+        cluster.state == "active" and cluster.health != "unhealthy" and not cluster.secret_problem
+        for cluster in load_clusters(now=now)
     )
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=ASK_TIMEOUT_S) as answer:  # noqa: S310 -- ours
+            said = json.load(answer)
+    except (urllib.error.URLError, OSError):
+        return usable_count == 0
+    return int(said["healthy_clusters"]) + int(said["healthy_providers"]) >= usable_count
 
 
 def accepts_connections(port: int) -> bool:
