@@ -407,6 +407,20 @@ class RouterSettingsAdmin(InventoryAdmin):
                 )
             },
         ),
+        (
+            "Latency objective",
+            {
+                "fields": (
+                    ("ttft_objective_ms", "ttft_objective_us_per_prompt_token"),
+                    "tpot_objective_ms",
+                    ("miss_input_usd_per_mtok", "miss_output_usd_per_mtok"),
+                ),
+                "description": (
+                    "Policy marginal fills own clusters as long as the objective is met; a provider's price "
+                    "is weighed against its share of missed answers at the cost of a miss."
+                ),
+            },
+        ),
         ("Health", {"fields": ("health_check_interval_s",)}),
         ("Server", {"fields": ("server_port", "read_timeout_s", "write_timeout_s", "idle_timeout_s")}),
     )

@@ -41,6 +41,11 @@ DEPLOYMENT_FIELDS = ("upstream_name", "context_window", "output_tokens_max", "ca
 ROUTE_FIELDS = ("candidates", "fallbacks", "policy", "is_enabled")
 SETTINGS_FIELDS = (
     "policy",
+    "ttft_objective_ms",
+    "ttft_objective_us_per_prompt_token",
+    "tpot_objective_ms",
+    "miss_input_microusd_per_mtok",
+    "miss_output_microusd_per_mtok",
     "stickiness_window_s",
     "health_check_interval_s",
     "latency_ms_max",

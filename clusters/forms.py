@@ -16,6 +16,9 @@ from routing.money import NANOUSD_PER_USD
 
 USD_DECIMALS = 9
 PERMILLE = 1000
+RATE_DECIMALS = 6
+MICROUSD_PER_USD = 1_000_000
+MISS_RATES = ("miss_input", "miss_output")
 HOURLY_USD_MAX = COST_PER_HOUR_NANOUSD_MAX // NANOUSD_PER_USD
 # Form field -> purpose; the token field's purpose follows from the kind of authentication.
 PEM_FIELDS = {
@@ -276,11 +279,24 @@ class RouterSettingsForm(InventoryForm):
         decimal_places=USD_DECIMALS,
         help_text="Policy hybrid: own clusters below it are preferred to providers.",
     )
+    miss_input_usd_per_mtok = forms.DecimalField(
+        label="Cost of a miss (USD per million prompt tokens)",
+        min_value=0,
+        max_digits=13,
+        decimal_places=RATE_DECIMALS,
+        help_text="What an answer later than the objective counts: the price of a provider who is in time.",
+    )
+    miss_output_usd_per_mtok = forms.DecimalField(
+        label="and per million output tokens", min_value=0, max_digits=13, decimal_places=RATE_DECIMALS
+    )
 
     class Meta:
         model = RouterSettings
         fields = (
             "policy",
+            "ttft_objective_ms",
+            "ttft_objective_us_per_prompt_token",
+            "tpot_objective_ms",
             "stickiness_window_s",
             "health_check_interval_s",
             "latency_ms_max",
@@ -298,6 +314,9 @@ class RouterSettingsForm(InventoryForm):
         self.initial.setdefault("overhead_factor", Decimal(self.instance.overhead_permille) / PERMILLE)
         threshold = usd(self.instance.cluster_cost_threshold_nanousd)
         self.initial.setdefault("cluster_cost_threshold_usd", threshold)
+        for name in MISS_RATES:
+            rate = getattr(self.instance, f"{name}_microusd_per_mtok")
+            self.initial.setdefault(f"{name}_usd_per_mtok", Decimal(rate) / MICROUSD_PER_USD)
 
     def clean(self) -> dict[str, Any]:
         """Both become integers again, exactly."""
@@ -306,6 +325,9 @@ class RouterSettingsForm(InventoryForm):
             self.instance.overhead_permille = int(factor * PERMILLE)
         if (threshold := cleaned.get("cluster_cost_threshold_usd")) is not None:
             self.instance.cluster_cost_threshold_nanousd = nanousd(threshold)
+        for name in MISS_RATES:
+            if (rate := cleaned.get(f"{name}_usd_per_mtok")) is not None:
+                setattr(self.instance, f"{name}_microusd_per_mtok", int(rate * MICROUSD_PER_USD))
         return cleaned
 
 

@@ -211,7 +211,29 @@ class RouterSettings(models.Model):
     """The installation's routing and server settings: one row."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
-    policy = models.CharField(max_length=32, default="cost")
+    policy = models.CharField(max_length=32, default="marginal")
+    ttft_objective_ms = models.PositiveIntegerField(
+        "time to first token (ms)",
+        default=1500,
+        validators=[MinValueValidator(1)],
+        help_text="The latency objective: when the first token of a short prompt's answer shall be there.",
+    )
+    ttft_objective_us_per_prompt_token = models.PositiveIntegerField(
+        "and per prompt token (us)", default=500, help_text="What each token of the prompt adds to it."
+    )
+    tpot_objective_ms = models.PositiveIntegerField(
+        "time per output token (ms)", default=100, validators=[MinValueValidator(1)]
+    )
+    miss_input_microusd_per_mtok = models.BigIntegerField(
+        "cost of a miss (micro-USD per million prompt tokens)",
+        default=2_500_000,
+        validators=[MinValueValidator(0)],
+    )
+    miss_output_microusd_per_mtok = models.BigIntegerField(
+        "cost of a miss (micro-USD per million output tokens)",
+        default=10_000_000,
+        validators=[MinValueValidator(0)],
+    )
     stickiness_window_s = models.PositiveIntegerField(default=60)
     health_check_interval_s = models.PositiveIntegerField(default=30, validators=[MinValueValidator(1)])
     latency_ms_max = models.PositiveIntegerField(default=5000, validators=[MinValueValidator(1)])

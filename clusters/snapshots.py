@@ -87,6 +87,11 @@ class RouterSettingsView:
     """The installation's routing and server settings."""
 
     policy: str
+    ttft_objective_ms: int
+    ttft_objective_us_per_prompt_token: int
+    tpot_objective_ms: int
+    miss_input_microusd_per_mtok: int
+    miss_output_microusd_per_mtok: int
     stickiness_window_s: int
     health_check_interval_s: int
     latency_ms_max: int
@@ -248,6 +253,11 @@ def _route_view(route: Route) -> RouteView:
 def _settings_view(settings: RouterSettings) -> RouterSettingsView:
     return RouterSettingsView(
         policy=settings.policy,
+        ttft_objective_ms=settings.ttft_objective_ms,
+        ttft_objective_us_per_prompt_token=settings.ttft_objective_us_per_prompt_token,
+        tpot_objective_ms=settings.tpot_objective_ms,
+        miss_input_microusd_per_mtok=settings.miss_input_microusd_per_mtok,
+        miss_output_microusd_per_mtok=settings.miss_output_microusd_per_mtok,
         stickiness_window_s=settings.stickiness_window_s,
         health_check_interval_s=settings.health_check_interval_s,
         latency_ms_max=settings.latency_ms_max,

@@ -17,7 +17,7 @@ from clusters.signing import Signer, TlsIdentity
 from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView
 from gateway import metrics
 from routing.cost import nameplate_tokens_per_s, seed_rate_microusd_per_mtok
-from routing.types import Deployment, Fleet, Rate, RoutePlan, RoutingSettings
+from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings
 
 logger = structlog.get_logger(__name__)
 
@@ -190,6 +190,13 @@ def _routing_settings(inventory: InventorySnapshot) -> RoutingSettings:
         overhead_permille=given.overhead_permille,
         cluster_cost_threshold_nanousd=given.cluster_cost_threshold_nanousd,
         is_external_fallback_enabled=given.is_external_fallback_enabled,
+        objective=Objective(
+            ttft_s=given.ttft_objective_ms / 1000,
+            ttft_s_per_prompt_token=given.ttft_objective_us_per_prompt_token / 1_000_000,
+            tpot_s=given.tpot_objective_ms / 1000,
+            miss_input_microusd_per_mtok=given.miss_input_microusd_per_mtok,
+            miss_output_microusd_per_mtok=given.miss_output_microusd_per_mtok,
+        ),
     )
 
 

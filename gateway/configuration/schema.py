@@ -55,6 +55,15 @@ ROUTER = (
         kind=conversion.scaled_number(digits=3, least=Decimal("0.001"), most=1000, unit="a factor"),
     ),
     Field(key="routingStrategy", target="policy", kind=_POLICY),
+    Field(key="ttftObjectiveMs", target="ttft_objective_ms", kind=_COUNT),
+    Field(
+        key="ttftObjectiveUsPerPromptToken",
+        target="ttft_objective_us_per_prompt_token",
+        kind=conversion.whole_number(least=0, most=_COUNT_MAX),
+    ),
+    Field(key="tpotObjectiveMs", target="tpot_objective_ms", kind=_COUNT),
+    Field(key="missInputPerMTok", target="miss_input_microusd_per_mtok", kind=_RATE),
+    Field(key="missOutputPerMTok", target="miss_output_microusd_per_mtok", kind=_RATE),
     Field(
         key="clusterCostThreshold",
         target="cluster_cost_threshold_nanousd",

@@ -428,6 +428,11 @@ def test_settings_are_entered_as_people_write_them(admin_client):
     page = admin_client.get(change_url(row)).content.decode()
     form = {
         "policy": "hybrid",
+        "ttft_objective_ms": "800",
+        "ttft_objective_us_per_prompt_token": "300",
+        "tpot_objective_ms": "40",
+        "miss_input_usd_per_mtok": "3.25",
+        "miss_output_usd_per_mtok": "12",
         "stickiness_window_s": "0",
         "health_check_interval_s": "10",
         "latency_ms_max": "2000",
@@ -443,10 +448,14 @@ def test_settings_are_entered_as_people_write_them(admin_client):
 
     assert 'value="1.1"' in page
     assert 'value="0.01"' in page
+    assert 'value="2.5"' in page
     row.refresh_from_db()
     saved = (row.policy, row.overhead_permille, row.cluster_cost_threshold_nanousd)
     assert saved == ("hybrid", 1250, 20_000_000)
     assert (row.health_check_interval_s, row.is_external_fallback_enabled) == (10, False)
+    objective = (row.ttft_objective_ms, row.ttft_objective_us_per_prompt_token, row.tpot_objective_ms)
+    assert objective == (800, 300, 40)
+    assert (row.miss_input_microusd_per_mtok, row.miss_output_microusd_per_mtok) == (3_250_000, 12_000_000)
 
 
 def test_checks_are_read_only(admin_client):

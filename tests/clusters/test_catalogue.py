@@ -54,7 +54,7 @@ def test_put_deployment_needs_its_cluster():
 
 def test_put_route_and_settings_change_only_what_differs():
     put_route(model="fast", values={"candidates": ["m"]})
-    settings = put_router_settings(values={"policy": "cost", "server_port": 8080})
+    settings = put_router_settings(values={"policy": "marginal", "server_port": 8080})
 
     assert put_route(model="fast", values={"candidates": ["m"]}).is_change is False
     assert settings == Change(

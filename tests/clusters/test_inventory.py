@@ -163,7 +163,7 @@ def test_settings_with_a_bad_value_are_refused(values, field):
 def test_router_settings_are_made_once():
     first, second = inventory.get_router_settings(), inventory.get_router_settings()
 
-    assert (first.pk, second.pk, first.policy) == (1, 1, "cost")
+    assert (first.pk, second.pk, first.policy) == (1, 1, "marginal")
     assert get_revision() == 1
 
 

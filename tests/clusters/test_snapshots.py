@@ -31,7 +31,7 @@ def test_empty_inventory_has_default_settings_and_writes_nothing():
     snapshot = load_inventory(now=NOW)
 
     assert (snapshot.revision, snapshot.clusters, snapshot.routes) == (0, (), ())
-    assert (snapshot.settings.policy, snapshot.settings.overhead_permille) == ("cost", 1100)
+    assert (snapshot.settings.policy, snapshot.settings.overhead_permille) == ("marginal", 1100)
     assert RouterSettings.objects.count() == 0
 
 

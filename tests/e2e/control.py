@@ -80,8 +80,9 @@ def set_price(*, cluster_name, model, price, since_s=0):
     )
 
 
-def add_route(*, model, candidates, fallbacks=()):
-    catalogue.put_route(model=model, values={"candidates": list(candidates), "fallbacks": list(fallbacks)})
+def add_route(*, model, candidates, fallbacks=(), **values):
+    models = {"candidates": list(candidates), "fallbacks": list(fallbacks)}
+    catalogue.put_route(model=model, values={**models, **values})
 
 
 def set_cluster_state(*, name, state):
@@ -274,6 +275,8 @@ def main():
     answers, sys.stdout = sys.stdout, sys.stderr
     for alias in connections:
         call_command("migrate", database=alias, verbosity=0)
+    # By average cost, so that a test's clusters are preferred in the order of their costs; routes may differ.
+    catalogue.put_router_settings(values={"policy": "cost"})
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:

@@ -102,9 +102,9 @@ class Fleet:
         self._sites.append(site)
         return site
 
-    def add_route(self, *, model, candidates, fallbacks=()):
+    def add_route(self, *, model, candidates, fallbacks=(), **values):
         self._routes.append(model)
-        self.control.call("add_route", model=model, candidates=candidates, fallbacks=fallbacks)
+        self.control.call("add_route", model=model, candidates=candidates, fallbacks=fallbacks, **values)
 
     def issue_key(self, *, hard_limit_nanousd=None, budgets=(), **limits):
         name = f"key{len(self.keys) + 1}-{self.token}"

@@ -508,6 +508,7 @@ def test_answer_of_a_killed_gateway_is_run_anew(start_gateway, new_fleet):
     fleet.keys.remove(key)
 
 
+@pytest.mark.timeout(180)
 async def test_two_gateways_on_one_ledger_run_a_key_once(start_gateway, new_fleet):
     first = start_gateway("first")
     second = start_gateway("second")

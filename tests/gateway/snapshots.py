@@ -11,6 +11,11 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 ROUTER_SETTINGS = RouterSettingsView(
     policy="cost",
+    ttft_objective_ms=2000,
+    ttft_objective_us_per_prompt_token=250,
+    tpot_objective_ms=50,
+    miss_input_microusd_per_mtok=3_000_000,
+    miss_output_microusd_per_mtok=12_000_000,
     stickiness_window_s=60,
     health_check_interval_s=30,
     latency_ms_max=5000,

@@ -9,7 +9,7 @@ from billing.prices import RateTable
 from clusters.signing import NoneSigner
 from clusters.snapshots import InventorySnapshot, RouteView
 from gateway.fleet import FleetSnapshot, Target, build_snapshot
-from routing.types import Deployment, Fleet, Rate, RoutePlan, RoutingSettings
+from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings
 from tests.gateway.snapshots import NOW, ROUTER_SETTINGS, cluster_view, deployment_view, snapshot_of
 
 GENERAL = Rate.flat(input_microusd_per_mtok=1, output_microusd_per_mtok=2, source="general")
@@ -85,6 +85,13 @@ def test_snapshot_joins_inventory_prices_and_keys():
                 overhead_permille=1100,
                 cluster_cost_threshold_nanousd=10_000_000,
                 is_external_fallback_enabled=True,
+                objective=Objective(
+                    ttft_s=2.0,
+                    ttft_s_per_prompt_token=0.00025,
+                    tpot_s=0.05,
+                    miss_input_microusd_per_mtok=3_000_000,
+                    miss_output_microusd_per_mtok=12_000_000,
+                ),
             ),
         ),
         targets={

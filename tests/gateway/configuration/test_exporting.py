@@ -52,7 +52,12 @@ def test_export_of_an_empty_inventory_is_its_settings(import_text):
         "  maxLatencyMs: 5000\n"
         "  maxQueueDepth: 10\n"
         "  overheadFactor: 1.1\n"
-        "  routingStrategy: cost\n"
+        "  routingStrategy: marginal\n"
+        "  ttftObjectiveMs: 1500\n"
+        "  ttftObjectiveUsPerPromptToken: 500\n"
+        "  tpotObjectiveMs: 100\n"
+        "  missInputPerMTok: 2.5\n"
+        "  missOutputPerMTok: 10\n"
         "  clusterCostThreshold: 0.01\n"
         "  enableExternalFallback: true\n"
     )

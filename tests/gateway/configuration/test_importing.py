@@ -96,6 +96,11 @@ def test_reference_imports_every_field(import_text):
     catalogue = load_catalogue()
     assert catalogue.settings == {
         "policy": "marginal",
+        "ttft_objective_ms": 1500,
+        "ttft_objective_us_per_prompt_token": 500,
+        "tpot_objective_ms": 100,
+        "miss_input_microusd_per_mtok": 2_500_000,
+        "miss_output_microusd_per_mtok": 10_000_000,
         "stickiness_window_s": 60,
         "health_check_interval_s": 30,
         "latency_ms_max": 5000,
@@ -173,7 +178,7 @@ def test_report_lists_what_was_created_by_the_files_words(import_text):
     report = import_text(REFERENCE, ENVIRONMENT)
 
     assert report.changes == (
-        "~ settings: port (none) -> 8080, routingStrategy cost -> marginal",
+        "~ settings: port (none) -> 8080",
         (
             "+ cluster aws-us-east-1: kind own, endpoint https://aws.llm.example.com, provider aws, "
             "region us-east-1, costPerHour 0.0928, authType hmac, backend vllm, billing committed, "
