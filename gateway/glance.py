@@ -16,6 +16,7 @@ from billing.charts import percent_text
 from clusters.report import certificate_problem, nanousd_per_1k_tokens
 from clusters.snapshots import ClusterView, InventorySnapshot, load_inventory
 from gateway.fleet import STALE_INTERVALS
+from routing.economics import CostFigures
 
 if TYPE_CHECKING:
     from gateway.lifespan import Gateway
@@ -26,6 +27,12 @@ UNKNOWN = "-"
 NOTICES_MAX = 20
 FAILED_PERMILLE_WARN, FAILED_PERMILLE_BAD = 10, 50
 STATE_BADGES = {"active": "ok", "draining": "warn", "disabled": "muted"}
+MARGINAL_NOTES = {
+    "paid": "paid already",
+    "running": "runs anyway",
+    "provider_price": "full: a provider's price",
+    "metered": "by the token",
+}
 HEALTH_BADGES = {"healthy": "ok", "unhealthy": "bad", "unknown": "muted"}
 
 
@@ -74,11 +81,27 @@ class SiteLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityLine:
+    """What an own cluster's tokens cost; `verdict` says where a provider would be cheaper than the hour."""
+
+    name: str
+    average_measured: str
+    average_nameplate: str
+    marginal: str
+    marginal_note: str
+    idle_per_hour: str
+    served: str
+    break_even: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
     tiles: tuple[Tile, ...]
     notices: tuple[Notice, ...]
     hidden_notice_count: int
     sites: tuple[SiteLine, ...]
+    capacities: tuple[CapacityLine, ...] = ()
 
 
 def gateway_of(request: HttpRequest) -> "Gateway | None":
@@ -110,6 +133,7 @@ def load_glance(*, gateway: "Gateway | None", now: datetime) -> Glance:
         notices=notices[:NOTICES_MAX],
         hidden_notice_count=max(0, len(notices) - NOTICES_MAX),
         sites=tuple(_site_line(view, inventory=inventory, served=served) for view in views),
+        capacities=_capacity_lines(gateway),
     )
 
 
@@ -321,6 +345,36 @@ def _site_line(
         requests=f"{row.requests:,}",
         spend=rounded_usd_text(row.cost_nanousd),
     )
+
+
+def _capacity_lines(gateway: "Gateway | None") -> tuple[CapacityLine, ...]:
+    """Of own clusters, by name; without a gateway in this process nothing is known of now."""
+    if gateway is None:
+        return ()
+    figures = gateway.figures.figures()
+    return tuple(
+        _capacity_line(each) for _, each in sorted(figures.items()) if each.marginal_kind != "metered"
+    )
+
+
+def _capacity_line(each: CostFigures) -> CapacityLine:
+    served, break_even = each.served_tokens_per_s, each.break_even_tokens_per_s
+    is_below = served is not None and break_even is not None and served < break_even
+    return CapacityLine(
+        name=each.cluster,
+        average_measured=_usd_or_unknown(each.average_measured_nanousd),
+        average_nameplate=_usd_or_unknown(each.average_nameplate_nanousd),
+        marginal=_usd_or_unknown(each.marginal_nanousd),
+        marginal_note=MARGINAL_NOTES[each.marginal_kind],
+        idle_per_hour=_usd_or_unknown(each.idle_nanousd_per_hour),
+        served=UNKNOWN if served is None else f"{served:,.1f}",
+        break_even=_known(break_even),
+        verdict="a provider would be cheaper" if is_below else "",
+    )
+
+
+def _usd_or_unknown(nanousd: int | None) -> str:
+    return UNKNOWN if nanousd is None else rounded_usd_text(nanousd)
 
 
 def _known(value: int | None) -> str:

@@ -21,6 +21,7 @@ from gateway.attempt import Reader
 from gateway.database_threads import DatabaseThreads
 from gateway.delivery import Delivery, Limits
 from gateway.events import Observer
+from gateway.figures import FigureKeeper
 from gateway.fleet import FleetKeeper
 from gateway.idempotency import AnswerKeeper
 from gateway.leases import LeasedLimiter
@@ -94,6 +95,13 @@ class Gateway:
             process_id=self.owner.id, keeper=self.keeper, states=self.traffic.states, clock=clock
         )
         self.observer.listeners.append(self.live.listener)
+        self.figures = FigureKeeper(
+            keeper=self.keeper,
+            states=self.traffic.states,
+            threads=self.report_threads,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self.pipeline = Pipeline(
             owner=self.owner.id,
             buffer_bytes_max=settings.STREAM_BUFFER_BYTES_MAX,
@@ -116,7 +124,7 @@ class Gateway:
         await self.keeper.load()
         self.ledger.start()
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
-        loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run()]
+        loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run(), self.figures.run()]
         if self.limiter is not None:
             loops.append(self.limiter.run())
         for loop in loops:

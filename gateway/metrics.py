@@ -35,6 +35,12 @@ VARIANCE = Counter(
 )
 ESTIMATES = Counter("gateway_estimated_usage", "Attempts settled on an estimate.", ["cluster"])
 UNSETTLED = Counter("gateway_unsettled", "Settlements that could not be committed: left in doubt.")
+CLUSTER_FIGURES = Gauge(
+    "gateway_cluster_cost",
+    "What a cluster's tokens cost now: averages, margin, idle waste, break-even; the figure has its unit.",
+    ["cluster", "figure"],
+    multiprocess_mode="mostrecent",
+)
 IN_FLIGHT = Gauge("gateway_in_flight_requests", "Requests being served by this process.")
 LEDGER_QUEUE = Gauge("gateway_ledger_queue_operations", "Operations that wait for the next commit.")
 SNAPSHOT_AGE = Gauge("gateway_snapshot_age_seconds", "Since the control plane was last read.")

@@ -1,17 +1,25 @@
 """Health for people, load balancers and Kubernetes, and the live page's frame."""
 
+from typing import Any
+
 from django.contrib.admin.views.decorators import staff_member_required
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from gateway.authentication import authenticate, bearer_token
+from gateway.errors import InvalidApiKeyError
+from gateway.figures import as_document
 from gateway.lifespan import Gateway, wall_clock
 
 
 @require_safe
 async def health(request: HttpRequest) -> HttpResponse:
-    """The seed's body; 503 while draining or with nothing that could answer."""
+    """The seed's body; 503 while draining or with nothing that could answer.
+
+    Staff and holders of a key see besides what each cluster's tokens cost now.
+    """
     gateway = _gateway(request)
     snapshot = gateway.keeper.snapshot
     healthy_clusters, total_clusters = snapshot.count_healthy(kind="own")
@@ -23,7 +31,7 @@ async def health(request: HttpRequest) -> HttpResponse:
     else:
         is_whole = healthy_clusters == total_clusters and healthy_providers == total_providers
         status = "healthy" if is_whole else "degraded"
-    body = {
+    body: dict[str, Any] = {
         "status": status,
         "healthy_clusters": healthy_clusters,
         "total_clusters": total_clusters,
@@ -31,6 +39,9 @@ async def health(request: HttpRequest) -> HttpResponse:
         "total_providers": total_providers,
         "timestamp": wall_clock().isoformat().replace("+00:00", "Z"),
     }
+    if await _may_see_costs(request, gateway):
+        figures = gateway.figures.figures()
+        body["clusters"] = [as_document(figures[name]) for name in sorted(figures)]
     return JsonResponse(body, status=200 if status in {"healthy", "degraded"} else 503)
 
 
@@ -53,6 +64,18 @@ async def health_ready(request: HttpRequest) -> HttpResponse:
 def show_live(request: HttpRequest) -> HttpResponse:
     """The frame of the live page; its websocket brings the rest."""
     return render(request, "gateway/live.html")
+
+
+async def _may_see_costs(request: HttpRequest, gateway: Gateway) -> bool:
+    headers = request.scope["headers"] if isinstance(request, ASGIRequest) else []
+    if bearer_token(headers):
+        try:
+            authenticate(headers=headers, principals=gateway.keeper.snapshot.principals, now=wall_clock())
+        except InvalidApiKeyError:
+            return False
+        return True
+    user = await request.auser()
+    return bool(user.is_active and user.is_staff)
 
 
 def _gateway(request: HttpRequest) -> Gateway:

@@ -8,11 +8,12 @@ from django.db.models import Sum
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.capacity import RunningHours, close_hours, running_hours
+from billing.capacity import RunningHours, close_hours, load_served, running_hours
 from billing.capacity_samples import CapacitySample, record_samples
 from billing.models import CapacityHour, SpendRollup
 from billing.reconciliation import Drift, reconcile
-from tests.billing.rows import make_rollup
+from routing.economics import Served
+from tests.billing.rows import make_capacity, make_rollup
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -428,3 +429,29 @@ def test_reconcile_proves_each_closed_hour():
         ),
         Drift(what="used of an hour that is not closed", id="gpu-b:2026-11-20T09", expected=0, found=7),
     ]
+
+
+def test_served_hours_are_summed_by_cluster_and_providers_tell_their_tokens():
+    for hour in (9, 10):
+        make_capacity(starts_at=NINE.replace(hour=hour))
+    make_capacity(starts_at=NINE.replace(hour=11), is_closed=False)
+    make_capacity(starts_at=NINE.replace(hour=8))
+    make_rollup(starts_at=NINE, input_tokens=30, output_tokens=7)
+    make_rollup(starts_at=NINE, model="other", input_tokens=3, output_tokens=2)
+    make_rollup(starts_at=NINE, cluster="openai", cluster_kind="provider", input_tokens=5, output_tokens=4)
+    make_rollup(starts_at=NINE, period="day", input_tokens=999, output_tokens=999)
+    one = CapacityHour.objects.get(starts_at=NINE)
+
+    served = load_served(from_at=NINE + timedelta(minutes=30), to_at=NINE + 3 * HOUR)
+
+    assert served == {
+        "gpu-a": Served(
+            hours=2,
+            input_tokens=33,
+            output_tokens=9,
+            cost_nanousd=2 * one.cost_nanousd,
+            idle_nanousd=2 * one.idle_nanousd,
+            capacity_tokens=2 * one.capacity_tokens,
+        ),
+        "openai": Served(input_tokens=5, output_tokens=4),
+    }

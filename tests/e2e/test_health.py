@@ -46,6 +46,37 @@ def test_health_counts_what_could_answer(fleet):
     wait_until(lambda: health(fleet) == whole)
 
 
+def test_health_tells_costs_to_holders_of_a_key_only(fleet):
+    own, provider = fleet.add_cluster(), fleet.add_cluster(kind="provider")
+    key = fleet.issue_key()
+    fleet.ready()
+
+    def clusters(**headers):
+        return fleet.gateway.get("/health", headers=headers).json().get("clusters")
+
+    told = {each["name"]: each for each in clusters(authorization=f"Bearer {key.key}")}
+
+    assert clusters() is None
+    assert clusters(authorization="Bearer tg_wrong") is None
+    assert told[own.name] == {
+        "name": own.name,
+        "average_measured_usd_per_1k": None,
+        "average_nameplate_usd_per_1k": "0.0011",  # 0.36 x 1.1 / (100 x 3600) x 1000
+        "marginal_usd_per_1k": "0",
+        "marginal_kind": "paid",
+        "idle_usd_per_hour": None,
+        "break_even_tokens_per_s": 8,  # 0.36 x 1.1 / (3600 x 0.0000148)
+        "served_tokens_per_s": None,
+        "overhead_measured": None,
+    }
+    # Five prompt tokens to one of the answer: 5 x 1.5 + 7.3 micro-USD.
+    assert told[provider.name]["marginal_usd_per_1k"] == "0.0148"
+    assert told[provider.name]["marginal_kind"] == "metered"
+
+    series = f'gateway_cluster_cost{{cluster="{own.name}",figure="break_even_tokens_per_s"}} 8.0'
+    wait_until(lambda: series in fleet.gateway.get("/metrics").text, within_s=15.0)
+
+
 def test_health_live_and_ready_answer(gateway):
     assert gateway.get("/health/live").json() == {"status": "live"}
     assert gateway.get("/health/ready").json() == {"status": "ready"}

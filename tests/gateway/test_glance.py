@@ -13,7 +13,8 @@ from billing.models import BudgetWindow
 from billing.windows import window_of
 from clusters.inventory import save_record
 from clusters.models import Deployment
-from gateway.glance import Notice, load_glance
+from gateway.glance import CapacityLine, Notice, load_glance
+from routing.economics import CostFigures
 from tests.billing.rows import make_rollup
 from tests.clusters.rows import add_cluster
 from tests.gateway.snapshots import NOW, keeper_of
@@ -21,9 +22,10 @@ from tests.gateway.snapshots import NOW, keeper_of
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 
-def gateway_with(*, in_flight=0, is_draining=False, age_s=0.0):
+def gateway_with(*, in_flight=0, is_draining=False, age_s=0.0, figures=()):
     keeper = keeper_of()
     return SimpleNamespace(
+        figures=SimpleNamespace(figures=lambda: {each.cluster: each for each in figures}),
         keeper=SimpleNamespace(snapshot=keeper.snapshot, age_s=age_s),
         admission=SimpleNamespace(in_flight=in_flight, is_draining=is_draining),
     )
@@ -38,6 +40,45 @@ def add_serving_cluster(name="aws", **values):
 
 def values_of(glance):
     return {tile.label: tile.value for tile in glance.tiles}
+
+
+def cost_of(cluster, **values):
+    known = {
+        "average_measured_nanousd": 94_519,
+        "average_nameplate_nanousd": 31_507,
+        "marginal_nanousd": 0,
+        "marginal_kind": "paid",
+        "idle_nanousd_per_hour": 50_000_000,
+        "break_even_tokens_per_s": 1_200,
+        "served_tokens_per_s": 55.5,
+        "overhead_measured_permille": 2_500,
+    }
+    return CostFigures(cluster=cluster, **{**known, **values})
+
+
+def test_owned_capacity_says_where_a_provider_would_be_cheaper():
+    figures = (
+        cost_of("busy", served_tokens_per_s=1_300.0, marginal_kind="provider_price", marginal_nanousd=600),
+        cost_of("aws"),
+        cost_of("new", **dict.fromkeys(("served_tokens_per_s", "idle_nanousd_per_hour"))),
+        cost_of("openai", marginal_kind="metered"),
+    )
+
+    aws, busy, new = load_glance(gateway=gateway_with(figures=figures), now=NOW).capacities
+
+    assert aws == CapacityLine(
+        name="aws",
+        average_measured="$0.000095",
+        average_nameplate="$0.000032",
+        marginal="$0.00",
+        marginal_note="paid already",
+        idle_per_hour="$0.05",
+        served="55.5",
+        break_even="1,200",
+        verdict="a provider would be cheaper",
+    )
+    assert (busy.verdict, busy.marginal, busy.marginal_note) == ("", "$0.0000006", "full: a provider's price")
+    assert (new.served, new.idle_per_hour, new.verdict) == ("-", "-", "")
 
 
 def test_glance_of_an_empty_installation_asks_for_nothing():

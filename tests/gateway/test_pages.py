@@ -22,7 +22,9 @@ def landing(*, user=None, clusters=(HEALTHY,), is_draining=False):
     request = AsyncRequestFactory().get("/")
     request.META["HTTP_HOST"] = "gate.example.com"
     request.scope["gateway"] = SimpleNamespace(
-        keeper=keeper, admission=SimpleNamespace(in_flight=0, is_draining=is_draining)
+        keeper=keeper,
+        admission=SimpleNamespace(in_flight=0, is_draining=is_draining),
+        figures=SimpleNamespace(figures=dict),
     )
     request.user = user or AnonymousUser()
     return show_landing(request).content.decode()

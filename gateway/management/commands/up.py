@@ -1,6 +1,7 @@
 """Runs everything on this machine: Valkey, the demo fleet, worker, beat and the web process, as one tree."""
 
 import json
+import logging
 import os
 import socket
 import urllib.error
@@ -54,6 +55,8 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         # Databases, logs and dumps are for this user's eyes.
         os.umask(0o077)
+        # What is printed here is for a person; that the fleet became healthy is what the banner says.
+        logging.getLogger("clusters").setLevel(logging.ERROR)
         with translated_errors(), preflight.held_data_dir(settings.DATA_DIR):
             preflight.check_start(data_dir=settings.DATA_DIR)
             self._migrate()
