@@ -11,11 +11,12 @@ from billing.amounts import plain_usd_text
 from billing.entries import LedgerUnavailableError
 from gateway import metrics
 from gateway.database_threads import DatabaseThreads
-from gateway.fleet import FleetKeeper
+from gateway.fleet import FleetKeeper, FleetSnapshot
 from routing.cost import PERMILLE
 from routing.economics import CostFigures, Served, cost_figures
 from routing.learning import States
 from routing.money import NANOUSD_PER_USD
+from routing.vitals import expected_ttft_s, failure_share, known_tpot_s, speed_tokens_per_s
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class FigureKeeper:
                 read_at_s = self._clock()
                 await self._read()
             publish(self.figures())
+            publish_learnt(self._keeper.snapshot, states=self._states, now_s=self._clock())
             await asyncio.sleep(PUBLISH_INTERVAL_S)
 
     async def _read(self) -> None:
@@ -88,6 +90,25 @@ def publish(figures: Mapping[str, CostFigures]) -> None:
         ):
             if value is not None:
                 metrics.CLUSTER_FIGURES.labels(cluster, name).set(value)
+
+
+def publish_learnt(snapshot: FleetSnapshot, *, states: States, now_s: float) -> None:
+    """Set the gauges of what traffic taught; what is not known, or not any more, has none."""
+    metrics.LEARNT.clear()
+    for target in snapshot.targets.values():
+        deployment = target.deployment
+        state = states.get(deployment.id)
+        if state is None:
+            continue
+        vitals = state.vitals
+        for name, value in (
+            ("ttft_s", expected_ttft_s(vitals, polled_s=None, polled_age_s=0.0, now_s=now_s)),
+            ("tpot_s", known_tpot_s(vitals, now_s=now_s)),
+            ("failure_share", failure_share(vitals, now_s=now_s)),
+            ("tokens_per_s", speed_tokens_per_s(vitals, running_count=state.in_flight, now_s=now_s)),
+        ):
+            if value is not None:
+                metrics.LEARNT.labels(deployment.cluster, deployment.model, name).set(value)
 
 
 def as_document(each: CostFigures) -> dict[str, str | float | int | None]:

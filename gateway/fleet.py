@@ -68,14 +68,18 @@ def build_snapshot(
     rates: RateTable,
     billing_revision: int,
     now: datetime,
+    now_s: float = 0.0,
 ) -> FleetSnapshot:
-    """Join inventory, prices and keys. Pure: equal input, equal snapshot."""
+    """Join inventory, prices and keys. Pure: equal input, equal snapshot.
+
+    `now_s` is the same moment on the monotonic clock that routing goes by.
+    """
     stale_after = timedelta(seconds=inventory.settings.health_check_interval_s * STALE_INTERVALS)
     clusters = tuple(_as_known(c, stale_after=stale_after, now=now) for c in inventory.clusters)
     targets: dict[str, Target] = {}
     for cluster in clusters:
         for view in cluster.deployments:
-            target = _target(cluster, view, rates=rates, inventory=inventory)
+            target = _target(cluster, view, rates=rates, inventory=inventory, now=now, now_s=now_s)
             targets[target.deployment.id] = target
     return FleetSnapshot(
         inventory_revision=inventory.revision,
@@ -100,8 +104,15 @@ def _as_known(cluster: ClusterView, *, stale_after: timedelta, now: datetime) ->
 
 
 def _target(
-    cluster: ClusterView, view: DeploymentView, *, rates: RateTable, inventory: InventorySnapshot
+    cluster: ClusterView,
+    view: DeploymentView,
+    *,
+    rates: RateTable,
+    inventory: InventorySnapshot,
+    now: datetime,
+    now_s: float,
 ) -> Target:
+    checked_at = cluster.health_checked_at
     deployment = Deployment(
         id=view.id,
         cluster=cluster.name,
@@ -123,6 +134,7 @@ def _target(
         queue_depth=cluster.queue_depth,
         latency_ms=cluster.latency_ms,
         in_flight_max=cluster.in_flight_max,
+        polled_at_s=0.0 if checked_at is None else now_s - (now - checked_at).total_seconds(),
         rpm_max=cluster.rpm_max if cluster.kind == "provider" else None,
         tpm_max=cluster.tpm_max if cluster.kind == "provider" else None,
     )
@@ -209,23 +221,23 @@ def _expires_at(
     return min(moments, default=None)
 
 
-def load_snapshot(*, now: datetime) -> FleetSnapshot:
+def load_snapshot(*, now: datetime, now_s: float) -> FleetSnapshot:
     """Read the control plane's tables. Blocks; revisions are read first, so that no change is missed.
 
     What was changed while it was read is read again: half a change (a route without its deployments)
     would refuse requests. Where changes never pause, the latest reading is taken.
     """
     for _ in range(READINGS_MAX - 1):
-        snapshot = _read_once(now=now)
+        snapshot = _read_once(now=now, now_s=now_s)
         if (snapshots.get_revision(), principals.get_revision()) == (
             snapshot.inventory_revision,
             snapshot.billing_revision,
         ):
             return snapshot
-    return _read_once(now=now)
+    return _read_once(now=now, now_s=now_s)
 
 
-def _read_once(*, now: datetime) -> FleetSnapshot:
+def _read_once(*, now: datetime, now_s: float) -> FleetSnapshot:
     billing_revision = principals.get_revision()
     return build_snapshot(
         inventory=snapshots.load_inventory(now=now),
@@ -233,6 +245,7 @@ def _read_once(*, now: datetime) -> FleetSnapshot:
         rates=prices.load_rates(now=now),
         billing_revision=billing_revision,
         now=now,
+        now_s=now_s,
     )
 
 
@@ -263,8 +276,7 @@ class FleetKeeper:
     async def load(self) -> None:
         """Read it now; raises what the database raises."""
         loop = asyncio.get_running_loop()
-        snapshot = await loop.run_in_executor(self._thread, lambda: load_snapshot(now=self._wall_clock()))
-        self._take(snapshot)
+        self._take(await loop.run_in_executor(self._thread, self._load))
 
     def close(self) -> None:
         """Give the thread and its connection back."""
@@ -283,6 +295,9 @@ class FleetKeeper:
             metrics.SNAPSHOT_AGE.set(self.age_s)
             metrics.SNAPSHOT_STALE.set(float(self.age_s > stale_s))
 
+    def _load(self) -> FleetSnapshot:
+        return load_snapshot(now=self._wall_clock(), now_s=self._clock())
+
     def _refresh(self) -> None:
         for connection in connections.all(initialized_only=True):
             connection.close_if_unusable_or_obsolete()
@@ -296,7 +311,7 @@ class FleetKeeper:
         if is_current:
             self._read_at_s = self._clock()
         else:
-            self._take(load_snapshot(now=now))
+            self._take(load_snapshot(now=now, now_s=self._clock()))
 
     def _take(self, snapshot: FleetSnapshot) -> None:
         self._snapshot = snapshot

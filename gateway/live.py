@@ -13,6 +13,7 @@ from gateway.fleet import FleetKeeper
 from routing.breaker import phase
 from routing.learning import NOTHING_LEARNT, DeploymentState
 from routing.types import Deployment
+from routing.vitals import expected_ttft_s, speed_tokens_per_s
 
 logger = structlog.get_logger(__name__)
 
@@ -88,6 +89,8 @@ class LiveFeed:
         self, deployment: Deployment, *, served: Counter[tuple[str, str]], now_s: float, elapsed_s: float
     ) -> dict[str, Any]:
         state = self._states.get(deployment.id, NOTHING_LEARNT)
+        speed = speed_tokens_per_s(state.vitals, running_count=state.in_flight, now_s=now_s)
+        ttft_s = expected_ttft_s(state.vitals, polled_s=None, polled_age_s=0.0, now_s=now_s)
         return {
             "cluster": deployment.cluster,
             "model": deployment.model,
@@ -99,8 +102,8 @@ class LiveFeed:
             "in_flight": state.in_flight,
             "queue_depth": deployment.queue_depth,
             "requests_per_s": round(served[deployment.cluster, deployment.model] / elapsed_s, 2),
-            "tokens_per_s": deployment.measured_tokens_per_s,
-            "ttft_ms": None if state.ttft_ms is None else round(state.ttft_ms),
+            "tokens_per_s": deployment.measured_tokens_per_s if speed is None else round(speed),
+            "ttft_ms": None if ttft_s is None else round(ttft_s * 1000),
         }
 
     def _complain(self, error: Exception) -> None:

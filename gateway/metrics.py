@@ -41,6 +41,12 @@ CLUSTER_FIGURES = Gauge(
     ["cluster", "figure"],
     multiprocess_mode="mostrecent",
 )
+LEARNT = Gauge(
+    "gateway_deployment_learnt",
+    "What this process's traffic taught of a deployment lately; the figure has its unit.",
+    ["cluster", "model", "figure"],
+    multiprocess_mode="mostrecent",
+)
 IN_FLIGHT = Gauge("gateway_in_flight_requests", "Requests being served by this process.")
 LEDGER_QUEUE = Gauge("gateway_ledger_queue_operations", "Operations that wait for the next commit.")
 SNAPSHOT_AGE = Gauge("gateway_snapshot_age_seconds", "Since the control plane was last read.")

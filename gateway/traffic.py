@@ -134,8 +134,8 @@ class Traffic:
             self._note_length(attempt, settlement)
             event = Finished(
                 sent_s=attempt.started_s,
-                duration_ms=float(settlement.duration_ms),
                 output_tokens=settlement.usage.output_tokens,
+                generation_s=_generation_s(attempt, now_s=now_s),
             )
         elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
             event = Failed(sent_s=attempt.started_s, draw=_draw(), unseen_tokens=unseen_tokens)
@@ -177,6 +177,13 @@ class Traffic:
 
     def _fold(self, attempt: Attempt, event: Event, now_s: float) -> None:
         self.states[attempt.candidate.deployment.id] = observe(self._state(attempt), event, now_s)
+
+
+def _generation_s(attempt: Attempt, *, now_s: float) -> float | None:
+    """A plain answer comes whole: when its first token was made nobody saw."""
+    if attempt.ttft_s is None or not attempt.request.is_stream:
+        return None
+    return now_s - attempt.started_s - attempt.ttft_s
 
 
 def ttft_objective_s(objective: Objective, *, profile: RequestProfile) -> float:

@@ -8,9 +8,11 @@ from typing import Any
 from routing import breaker as breakers
 from routing import forecast as forecasts
 from routing import quota as quotas
+from routing import vitals as vital_signs
 from routing.breaker import Breaker
 from routing.forecast import Forecast, Lesson
 from routing.quota import FULL, UNLIMITED, Quota
+from routing.vitals import Vitals
 
 EWMA_WEIGHT = 0.2
 # Seconds per output token follow the streams we relay with this time constant.
@@ -26,8 +28,7 @@ class DeploymentState:
     """One deployment's state in one process. `None`: not seen yet."""
 
     in_flight: int = 0
-    ttft_ms: float | None = None
-    duration_ms: float | None = None
+    vitals: Vitals = vital_signs.UNKNOWN
     output_tokens: float | None = None
     # Seconds per output token of the streams that run now, and when one last told.
     pace_s: float | None = None
@@ -93,11 +94,11 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """An answer came to its end."""
+    """An answer came to its end. `generation_s` is from its first token to its last, where that was seen."""
 
     sent_s: float
-    duration_ms: float
     output_tokens: int
+    generation_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +175,7 @@ def _on_first_token(state: DeploymentState, event: FirstToken, now_s: float) -> 
         forecast = forecasts.on_first_token(forecast, lesson=event.lesson(), now_s=now_s)
     return replace(
         state,
-        ttft_ms=_blended(state.ttft_ms, event.ttft_ms),
+        vitals=vital_signs.on_first_token(state.vitals, ttft_s=event.ttft_ms / 1000, now_s=now_s),
         miss_share=state.miss_share + MISS_WEIGHT * (float(event.is_missed) - state.miss_share),
         forecast=forecast,
     )
@@ -196,9 +197,13 @@ def _on_failure(state: DeploymentState, event: Failed, now_s: float) -> Deployme
         draw=event.draw,
         retry_after_s=event.retry_after_s,
     )
+    vitals = state.vitals
+    if not event.is_rate_limited:
+        vitals = vital_signs.on_failure(vitals, now_s=now_s)
     return replace(
         state,
         in_flight=max(state.in_flight - 1, 0),
+        vitals=vitals,
         forecast=_without(state.forecast, event.unseen_tokens, now_s),
         quota=quota,
         breaker=breaker,
@@ -255,7 +260,13 @@ def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> Deploym
     return replace(
         state,
         in_flight=max(state.in_flight - 1, 0),
-        duration_ms=_blended(state.duration_ms, event.duration_ms),
+        vitals=vital_signs.on_answer(
+            state.vitals,
+            generation_s=event.generation_s,
+            output_tokens=event.output_tokens,
+            running_count=state.in_flight,
+            now_s=now_s,
+        ),
         output_tokens=_blended(state.output_tokens, float(event.output_tokens)),
         breaker=breakers.on_success(state.breaker, now_s=now_s, sent_s=event.sent_s),
     )

@@ -175,8 +175,11 @@ class PolicyRouter(Router):
         self._lengths = lengths.on_answer(
             self._lengths, prompt_tokens=job.prompt_tokens, output_tokens=job.output_tokens
         )
-        duration_ms = (now_s - job.sent_s) * 1000
-        finished = Finished(sent_s=job.sent_s, duration_ms=duration_ms, output_tokens=job.output_tokens)
+        finished = Finished(
+            sent_s=job.sent_s,
+            output_tokens=job.output_tokens,
+            generation_s=None if job.first_s is None else now_s - job.first_s,
+        )
         self._fold(site, finished, now_s)
 
     def on_error(self, job: Job, site: Site, now_s: float, kind: str) -> None:

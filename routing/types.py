@@ -115,6 +115,7 @@ class Deployment:
     queue_depth: int | None
     latency_ms: int | None
     in_flight_max: int
+    polled_at_s: float = 0.0  # when the three above were seen, on the monotonic clock
     rtt_s: float = 0.0  # what the network adds to each answer
     rpm_max: int | None = None  # the provider's own limits
     tpm_max: int | None = None

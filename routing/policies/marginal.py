@@ -8,6 +8,7 @@ from routing.scoring import (
     expected_output_tokens,
     lateness,
 )
+from routing.vitals import per_success
 
 
 def score_marginal(given: ScoreInput) -> float:
@@ -15,13 +16,15 @@ def score_marginal(given: ScoreInput) -> float:
 
     Own capacity costs nothing while it is predicted to meet the objective (it is paid already, or runs
     anyway), committed before autoscaled and the earlier first token before the later; a provider costs its
-    price and what its misses are worth. A cluster that would be late comes after all that would not.
+    price for an answer that succeeds and what its misses are worth. A cluster that would be late comes after
+    all that would not.
     """
     deployment, state, profile = given.deployment, given.state, given.profile
     if deployment.cluster_kind == "provider":
         if deployment.rate is None:
             return UNPRICED_NANOUSD
-        return AUTOSCALED_PLACE * 2 + given.cost_nanousd + state.miss_share * _miss_nanousd(given)
+        price = per_success(given.cost_nanousd, vitals=state.vitals, now_s=given.now_s)
+        return AUTOSCALED_PLACE * 2 + price + state.miss_share * _miss_nanousd(given)
     share = lateness(deployment, profile=profile, state=state, settings=given.settings, now_s=given.now_s)
     if share > 1.0:
         return LATE + share

@@ -15,7 +15,7 @@ from routing.policies import POLICIES
 from routing.scoring import LATE
 from routing.shortcut import COMPARED_MAX
 from routing.types import Candidate, Decision, Exclusion
-from tests.routing.values import LIGHT, deployment, flat, fleet, profile, provider
+from tests.routing.values import LIGHT, deployment, flat, fleet, profile, provider, seen_after
 
 NOW_S = 100.0
 OPEN = DeploymentState(breaker=Breaker(open_until_s=NOW_S + 5, opened_at_s=NOW_S))
@@ -45,7 +45,12 @@ deployments = st.builds(
     capabilities=st.sampled_from([frozenset(), frozenset({"chat"}), frozenset({"embeddings"})]),
 )
 states = st.sampled_from(
-    [NOTHING_LEARNT, DeploymentState(in_flight=1), DeploymentState(ttft_ms=20.0, output_tokens=9.0), OPEN]
+    [
+        NOTHING_LEARNT,
+        DeploymentState(in_flight=1),
+        DeploymentState(vitals=seen_after(0.02), output_tokens=9.0),
+        OPEN,
+    ]
 )
 fleets = st.tuples(
     st.lists(st.tuples(deployments, states), max_size=5), st.lists(st.tuples(deployments, states), max_size=3)

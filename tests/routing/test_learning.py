@@ -19,10 +19,11 @@ from routing.learning import (
     FirstToken,
     observe,
 )
+from routing.vitals import Mean, Vitals
 from tests.routing.values import LIGHT
 
 ENDS: dict[str, Callable[[float], Event]] = {
-    "finished": lambda sent_s: Finished(sent_s=sent_s, duration_ms=10.0, output_tokens=5),
+    "finished": lambda sent_s: Finished(sent_s=sent_s, output_tokens=5),
     "failed": lambda sent_s: Failed(sent_s=sent_s, draw=0.5),
     "abandoned": lambda sent_s: Abandoned(sent_s=sent_s),
 }
@@ -34,24 +35,30 @@ def test_observe_counts_a_dispatch():
     assert after == DeploymentState(in_flight=1, forecast=Forecast(backlog_tokens=30, at_s=1.0))
 
 
-def test_observe_takes_the_first_sample_as_it_is_and_blends_later_ones():
+def test_observe_notes_a_first_token_and_whether_it_missed():
     state = observe(DeploymentState(), FirstToken(ttft_ms=100.0), 1.0)
-    assert state == DeploymentState(ttft_ms=100.0, miss_share=0.00198)
+    assert state == DeploymentState(vitals=Vitals(ttft_s=Mean(0.1, 1.0, 1.0)), miss_share=0.00198)
 
     after = observe(state, FirstToken(ttft_ms=200.0, is_missed=True), 1.0)
 
-    assert (after.ttft_ms, after.miss_share) == (120.0, pytest.approx(0.0119602))
+    assert after.vitals.ttft_s == Mean(pytest.approx(0.15), 2.0, 1.0)
+    assert after.miss_share == pytest.approx(0.0119602)
 
 
 def test_observe_learns_from_an_answer():
-    state = DeploymentState(in_flight=2, duration_ms=100.0, output_tokens=10.0)
+    state = DeploymentState(in_flight=2, output_tokens=10.0)
 
-    after = observe(state, Finished(sent_s=40.0, duration_ms=200.0, output_tokens=20), 50.0)
+    after = observe(state, Finished(sent_s=40.0, output_tokens=21, generation_s=2.0), 50.0)
 
     assert after == DeploymentState(
         in_flight=1,
-        duration_ms=120.0,
-        output_tokens=12.0,
+        vitals=Vitals(
+            tpot_s=Mean(0.1, 1.0, 50.0),
+            failure_share=Mean(0.0, 1.0, 50.0),
+            # Two at once, each ten tokens a second.
+            speeds_tokens_per_s=(Mean(), Mean(20.0, 1.0, 50.0), *(Mean(),) * 6),
+        ),
+        output_tokens=12.2,
         breaker=Breaker(window_started_s=50.0, window_requests=1),
     )
 
@@ -61,6 +68,13 @@ def test_observe_hands_a_failure_to_the_breaker():
 
     assert after.in_flight == 0
     assert after.breaker.open_until_s == 57.0
+    assert after.vitals.failure_share == Mean(1.0, 1.0, 50.0)
+
+
+def test_observe_blames_a_spent_limit_on_nobody():
+    after = observe(DeploymentState(in_flight=1), Failed(sent_s=40.0, draw=0.5, is_rate_limited=True), 50.0)
+
+    assert after.vitals == Vitals()
 
 
 def test_observe_gives_an_abandoned_probe_back():

@@ -11,7 +11,8 @@ from routing.learning import DeploymentState
 from routing.policies import POLICIES
 from routing.scoring import OUTPUT_TOKENS_EXPECTED, ScoreInput, estimated_cost_nanousd
 from routing.types import Usage
-from tests.routing.values import LIGHT, SETTINGS, all_rates, deployment, flat, profile, provider
+from routing.vitals import SUCCESSES_ASSUMED, Mean, Vitals
+from tests.routing.values import LIGHT, SETTINGS, all_rates, deployment, flat, profile, provider, seen_after
 
 
 def score(policy, given, *, cost=0, **state):
@@ -37,6 +38,8 @@ OWN = deployment()
 DEAR_OWN = deployment(cost_per_hour_nanousd=10**15)  # a million dollars an hour: above any threshold
 AUTOSCALED = deployment(billing="autoscaled")
 PROVIDER = provider()
+# Half of what was expected to succeed: an answer that does costs double.
+FAILING = Vitals(failure_share=Mean(1.0, SUCCESSES_ASSUMED, 0.0))
 
 
 def test_policies_are_those_that_the_inventory_lets_one_choose():
@@ -53,18 +56,25 @@ def test_policies_are_those_that_the_inventory_lets_one_choose():
         ("marginal", [(PROVIDER, 7, {"miss_share": 0.0}), (PROVIDER, 7, {"miss_share": 0.5})]),
         ("marginal", [(OWN, 7, {"pace_s": 0.09}), (PROVIDER, 10**6, {}), (OWN, 7, {"pace_s": 0.11})]),
         ("marginal", [(PROVIDER, 10**12, {}), (provider(rate=None), 0, {})]),
+        ("marginal", [(PROVIDER, 100, {}), (PROVIDER, 80, {"vitals": FAILING}), (PROVIDER, 200, {})]),
         ("cost", [(PROVIDER, 1, {"in_flight": 9}), (OWN, 2, {}), (AUTOSCALED, 3, {})]),
         ("cost", [(PROVIDER, 10**12, {}), (provider(rate=None), 0, {})]),
-        ("latency", [(OWN, 9, {"ttft_ms": 100.0}), (OWN, 1, {"ttft_ms": 101.0})]),
-        ("latency", [(OWN, 9, {"ttft_ms": 0.0}), (deployment(latency_ms=1), 1, {})]),
-        ("latency", [(OWN, 1, {"ttft_ms": 100.0}), (OWN, 1, {"ttft_ms": 100.0, "in_flight": 1})]),
+        ("latency", [(OWN, 9, {"vitals": seen_after(0.1)}), (OWN, 1, {"vitals": seen_after(0.101)})]),
+        ("latency", [(OWN, 9, {"vitals": seen_after(0.0)}), (deployment(latency_ms=1), 1, {})]),
+        (
+            "latency",
+            [(OWN, 1, {"vitals": seen_after(0.1)}), (OWN, 1, {"vitals": seen_after(0.1), "in_flight": 1})],
+        ),
         (
             "latency",
             [(deployment(latency_ms=999), 1, {}), (OWN, 1, {}), (deployment(latency_ms=1001), 1, {})],
         ),
         (
             "latency",
-            [(deployment(latency_ms=5000), 1, {"ttft_ms": 10.0}), (deployment(latency_ms=20), 1, {})],
+            [
+                (deployment(latency_ms=5000), 1, {"vitals": seen_after(0.01, samples=200)}),
+                (deployment(latency_ms=50), 1, {}),
+            ],
         ),
         ("cluster_first", [(OWN, 1, {}), (OWN, 10**12, {}), (PROVIDER, 1, {}), (PROVIDER, 2, {})]),
         ("external_first", [(PROVIDER, 1, {}), (PROVIDER, 10**12, {}), (OWN, 1, {}), (OWN, 2, {})]),

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from routing.types import Deployment, Fleet, Rate, RequestProfile, RoutePlan, RoutingSettings, Usage
+from routing.vitals import Mean, Vitals
 
 # Few, so that the suite stays quick; no database, so that runs are alike.
 LIGHT = settings(max_examples=60, deadline=None, database=None)
@@ -68,6 +69,11 @@ def profile(**changed):
         "needs": frozenset(),
     }
     return RequestProfile(**{**values, **changed})
+
+
+def seen_after(ttft_s, *, samples=1, at_s=0.0):
+    """What first tokens taught that came so late."""
+    return Vitals(ttft_s=Mean(ttft_s, float(samples), at_s))
 
 
 def fleet(*candidates, fallbacks=(), policy="", **changed):

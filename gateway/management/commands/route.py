@@ -30,7 +30,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        snapshot = load_snapshot(now=timezone.now())
+        snapshot = load_snapshot(now=timezone.now(), now_s=time.monotonic())
         if options["model"] not in snapshot.fleet.routes:
             known = ", ".join(snapshot.fleet.routes) or "none"
             raise CommandError(f"there is no model {options['model']!r} here; there are: {known}")
