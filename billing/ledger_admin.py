@@ -8,6 +8,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -16,6 +17,7 @@ from billing.badges import badge
 from billing.charts import percent_text
 from billing.keyset import KeysetAdmin
 from billing.models import CapacityHour, Reservation, SpendRollup, UsageRecord
+from routing.decision_record import explained
 
 # How far a filter without an index looks.
 FILTERED_ROWS_MAX = 20_000
@@ -263,7 +265,13 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="why it went there")
     def decision_text(self, record: UsageRecord) -> SafeString:
-        return format_html("<pre>{}</pre>", json.dumps(record.decision, indent=2, ensure_ascii=False))
+        lines = explained(record.decision, usd_text=usd_text)
+        return format_html(
+            '<ul>{}</ul><p><a href="{}">The whole request</a></p><pre>{}</pre>',
+            format_html_join("", "<li>{}</li>", ((line,) for line in lines)),
+            reverse("billing:request", args=[record.request_id]),
+            json.dumps(record.decision, indent=2, ensure_ascii=False),
+        )
 
 
 class ReservationAdmin(ReadOnlyAdmin):

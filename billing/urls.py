@@ -1,6 +1,6 @@
 from django.urls import path
 
-from billing import usage_downloads, views
+from billing import request_pages, usage_downloads, views
 
 app_name = "billing"
 urlpatterns = [
@@ -8,4 +8,6 @@ urlpatterns = [
     path("usage.csv", views.download_usage, name="usage_csv"),
     path("usage-attempts.csv", usage_downloads.download_attempts, name="usage_attempts"),
     path("usage-focus.csv", usage_downloads.download_focus, name="usage_focus"),
+    path("requests/", request_pages.find_request, name="find_request"),
+    path("requests/<str:request_id>/", request_pages.show_request, name="request"),
 ]

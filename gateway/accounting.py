@@ -1,9 +1,7 @@
 """From a decision to the ledger's values: how much to hold, and what an attempt's end is booked as."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from billing.budgets import BudgetView, limit_at, override_at
@@ -13,6 +11,7 @@ from billing.windows import WindowSpan, window_of
 from gateway.completion import CompletionRequest
 from gateway.metering import service_tier_asked
 from routing.cost import charge_of, hold_nanousd
+from routing.decision_record import record_of
 from routing.money import NANOUSD_MAX
 from routing.rate_record import rate_record
 from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
@@ -23,7 +22,6 @@ OUTPUT_TOKENS_MIN = 16
 # The prompt as seen by the limit on the answer: the estimate and a third lies above most true counts.
 PROMPT_NUMERATOR, PROMPT_DENOMINATOR = 4, 3
 UNPRICED = Rate.flat(input_microusd_per_mtok=0, output_microusd_per_mtok=0, source="unpriced")
-DECISION_ENTRIES_MAX = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +125,7 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
         "rate": rate_record(rate=rate, input_tokens_max=profile.prompt_tokens_max),
         # What was asked for; the row gets what served it.
         "service_tier": service_tier,
-        "decision": decision_record(decision, chosen=candidate),
+        "decision": record_of(decision, chosen=candidate),
         # Not a column of the row: what an attempt in doubt is charged for its prompt.
         "prompt_tokens_estimate": profile.prompt_tokens_estimate,
     }
@@ -166,29 +164,6 @@ def clamped_hold(hold: Hold) -> Hold:
     """The hold with the shortened answer in its decision, for the row that is kept."""
     decision = {**hold.attribution["decision"], "output_tokens_max": hold.clamped_output_tokens}
     return replace(hold, attribution={**hold.attribution, "decision": decision})
-
-
-def decision_record(decision: Decision, *, chosen: Candidate) -> Mapping[str, Any]:
-    """Why it went there, short enough to be kept with every row; costs are estimates in nano-USD.
-
-    The best few and the first few excluded; `others` says how many more there were. A model is named
-    where it is not the one that was asked for.
-    """
-    ranked = decision.ranked[:DECISION_ENTRIES_MAX]
-    excluded = decision.exclusions[:DECISION_ENTRIES_MAX]
-    return {
-        "policy": decision.policy,
-        "reason": decision.reason,
-        "chosen": chosen.deployment.cluster,
-        "cost": chosen.cost_nanousd,
-        "ranked": [[_place(c.deployment, decision.model), c.cost_nanousd] for c in ranked],
-        "excluded": [[_place(e.deployment, decision.model), e.reason] for e in excluded],
-        "others": len(decision.ranked) - len(ranked) + len(decision.exclusions) - len(excluded),
-    }
-
-
-def _place(deployment: Deployment, model: str) -> str:
-    return deployment.cluster if deployment.model == model else f"{deployment.cluster}/{deployment.model}"
 
 
 def settlement_of(  # noqa: PLR0913 -- a row of the ledger has this many parts

@@ -17,6 +17,7 @@ from gateway.errors import GatewayError, IdempotencyInUseError, LedgerDownError,
 from gateway.idempotency import HEADER_CHARACTERS_MAX, KeptAnswer, RecordedOutbox, idempotency_key
 from gateway.lifespan import Gateway, wall_clock
 from gateway.outbox import Outbox
+from gateway.request_document import RequestDocument, load_request
 from gateway.responses import CompletionResponse, JsonResponse, KeptResponse
 from gateway.schemas import (
     ChatCompletionBody,
@@ -37,7 +38,8 @@ class DescribedAPI(NinjaAPI):
         components = document["components"]
         components["schemas"]["Message"] = Message.model_json_schema()
         usage = UsageDocument.model_json_schema(ref_template=REFERENCE)
-        components["schemas"].update(usage["$defs"])
+        asked = RequestDocument.model_json_schema(ref_template=REFERENCE)
+        components["schemas"].update({**usage["$defs"], **asked["$defs"]})
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         return document
 
@@ -85,6 +87,12 @@ USAGE_DESCRIBED: dict[str, Any] = {
     "responses": {200: _content(UsageDocument)},
 }
 
+REQUEST_ID_CHARACTERS_MAX = 64
+REQUEST_DESCRIBED: dict[str, Any] = {
+    "security": [{"bearer": []}],
+    "responses": {200: _content(RequestDocument)},
+}
+
 
 @api.post("/chat/completions", openapi_extra=_described(ChatCompletionBody), tags=["completions"])
 async def create_chat_completion(request: HttpRequest) -> HttpResponseBase:
@@ -128,6 +136,17 @@ async def get_usage(request: HttpRequest) -> HttpResponseBase:
     now = wall_clock()
     question = read_question(query=request.scope["query_string"], now=now)
     load = partial(load_usage, principal=principal, question=question, now=now)
+    try:
+        return JsonResponse(await gateway.report_threads.run(load))
+    except LedgerUnavailableError as error:
+        raise LedgerDownError("The ledger cannot be read now; ask again.") from error
+
+
+@api.get("/requests/{request_id}", tags=["usage"], openapi_extra=REQUEST_DESCRIBED)
+async def get_request(request: HttpRequest, request_id: str) -> HttpResponseBase:
+    """What became of a request of the key's team, and why each attempt went where it did."""
+    gateway, principal = _entered(request)
+    load = partial(load_request, request_id=request_id[:REQUEST_ID_CHARACTERS_MAX], principal=principal)
     try:
         return JsonResponse(await gateway.report_threads.run(load))
     except LedgerUnavailableError as error:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.fleet import wait_until
+from tests.e2e.fleet import Key, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +47,7 @@ def test_traffic_follows_a_providers_price_and_the_row_says_so(production_fleet)
     )
 
     row = fleet.control.call("load_rows", key_id=key.id)[-1]
-    costs = {place.partition("/")[0]: cost for place, cost in row["decision"]["ranked"]}
+    costs = {place.partition("/")[0]: cost for place, cost, _ in row["decision"]["ranked"]}
     assert (row["cluster"], row["decision"]["reason"]) == (second.name, "marginal")
     assert list(costs) == [second.name, first.name]
     assert costs[first.name] > 2 * costs[second.name]
@@ -85,3 +85,29 @@ def test_what_would_come_late_is_bought_before_the_cluster_is_full(production_fl
     assert 1 <= served.count(own.name) <= 5
     assert served.count(bought.name) == 12 - served.count(own.name)
     assert back == [own.name]
+
+
+def test_a_team_reads_why_its_requests_went_where_they_did(production_fleet):
+    fleet = production_fleet
+    own = fleet.add_cluster()
+    bought = fleet.add_cluster(kind="provider", price=DEAR)
+    key = fleet.issue_key()
+    fleet.ready()
+    model = alias_of(fleet)
+    stranger = Key(**fleet.control.call("issue_key", name="stranger", team=f"strangers-{fleet.token}"))
+    answer = fleet.post(key, {**fleet.chat(max_tokens=5), "model": model})
+    request_id = answer.headers["x-request-id"]
+    fleet.settled_rows(key, count=1)
+
+    def ask(key, request_id=request_id):
+        headers = {"authorization": f"Bearer {key.key}"}
+        return fleet.gateway.get(f"/v1/requests/{request_id}", headers=headers)
+
+    document = ask(key).json()
+    (attempt,) = document["attempts"]
+    assert (document["id"], document["model"], attempt["cluster"]) == (request_id, model, own.name)
+    assert attempt["explanation"][0] == "Policy marginal."
+    assert attempt["next_best"]["place"].startswith(bought.name)
+    wait_until(lambda: ask(stranger).status_code == 404, within_s=REACHED_S_MAX)
+    assert ask(stranger).json()["error"]["code"] == "not_found"
+    assert ask(key, "req_unknown").status_code == 404

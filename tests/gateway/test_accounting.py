@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +17,6 @@ from gateway.accounting import (
     OutputBound,
     WindowCalendar,
     clamped_hold,
-    decision_record,
     new_hold,
     output_bound,
     settlement_of,
@@ -28,7 +26,7 @@ from gateway.metering import estimated_usage
 from routing.cost import cost_nanousd
 from routing.money import NANOUSD_MAX
 from routing.rate_record import rate_record
-from routing.types import Candidate, Decision, Deployment, Exclusion, Rate, RequestProfile, Usage
+from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
 
 NOW = datetime(2030, 1, 2, 12, tzinfo=UTC)
 ATTEMPT = UUID(int=1)
@@ -314,9 +312,9 @@ def test_hold_says_who_asked_and_where_it_goes():
         "decision": {
             "policy": "cost",
             "reason": "cost",
-            "chosen": "metal",
+            "chosen": "metal/llama-8b",
             "cost": 7,
-            "ranked": [["metal/llama-8b", 7]],
+            "ranked": [["metal/llama-8b", 7, 1.0]],
             "excluded": [],
             "others": 0,
         },
@@ -399,50 +397,6 @@ def test_hold_is_an_upper_bound_of_any_charge_within_it(data):
     hold = hold_of(profile=profile, deployment=deployment, bound=bound)
 
     assert hold.held_nanousd >= cost_nanousd(usage=usage, rate=rate)
-
-
-def test_decision_record_of_a_usual_size_is_at_most_400_bytes():
-    candidates = [
-        Candidate(
-            deployment=deployment_of(cluster=f"us-east-h100-{n}", model="llama"),
-            score=1.0,
-            cost_nanousd=12_345_678,
-        )
-        for n in range(4)
-    ]
-    exclusions = [
-        Exclusion(
-            deployment=deployment_of(cluster=f"eu-west-a100-{n}", model="llama"), reason="in_flight_max"
-        )
-        for n in range(4)
-    ]
-
-    record = decision_record(decision_of(ranked=candidates, exclusions=exclusions), chosen=candidates[0])
-
-    assert len(orjson.dumps(record)) <= 400
-
-
-def test_decision_record_names_the_best_few_and_counts_the_others():
-    candidates = [
-        Candidate(deployment=deployment_of(cluster=f"c{n}", model="llama"), score=1.0, cost_nanousd=n)
-        for n in range(6)
-    ]
-    exclusions = [
-        Exclusion(deployment=deployment_of(cluster=f"x{n}", model="llama"), reason="unhealthy")
-        for n in range(7)
-    ]
-
-    record = decision_record(decision_of(ranked=candidates, exclusions=exclusions), chosen=candidates[5])
-
-    assert record == {
-        "policy": "cost",
-        "reason": "cost",
-        "chosen": "c5",
-        "cost": 5,
-        "ranked": [["c0", 0], ["c1", 1], ["c2", 2], ["c3", 3]],
-        "excluded": [[f"x{n}", "unhealthy"] for n in range(4)],
-        "others": 5,
-    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Explains where a request would go now, and why not elsewhere, by the inventory alone."""
+"""Explains where a request would go now, by the inventory alone, or where one went, by the ledger."""
 
 import json
 import time
@@ -9,7 +9,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from billing.amounts import usd_text
+from billing.attempt_log import load_attempts
 from gateway.fleet import load_snapshot
+from gateway.request_document import request_document
 from routing.choose import choose
 from routing.types import Candidate, Decision, Exclusion, RequestProfile
 
@@ -17,10 +19,16 @@ MIDDLE = 0.0  # the draw that decides among exact ties
 
 
 class Command(BaseCommand):
-    help = "Say where a request for a model would go, and why not elsewhere (without what gateways learnt)."
+    help = (
+        "Say where a request for a model would go, and why not elsewhere (without what gateways learnt); "
+        "or with --explain where a request went."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("model")
+        parser.add_argument("model", nargs="?")
+        parser.add_argument(
+            "--explain", metavar="REQUEST_ID", help="say where this request went, by the ledger, and why"
+        )
         parser.add_argument("--prompt-tokens", type=int, default=1000)
         parser.add_argument(
             "--max-tokens", type=int, help="what the request allows; left out: it does not say"
@@ -30,6 +38,11 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["explain"]:
+            self._explain(options["explain"], is_json=options["json"])
+            return
+        if not options["model"]:
+            raise CommandError("name a model, or a request with --explain REQUEST_ID")
         snapshot = load_snapshot(now=timezone.now(), now_s=time.monotonic())
         if options["model"] not in snapshot.fleet.routes:
             known = ", ".join(snapshot.fleet.routes) or "none"
@@ -39,6 +52,25 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(_document(decision), indent=2))
             return
         self._print(decision)
+
+    def _explain(self, request_id: str, *, is_json: bool) -> None:
+        """What the ledger kept of a request that was served."""
+        attempts = load_attempts(request_id=request_id)
+        if not attempts:
+            raise CommandError(
+                f"no settled attempt of request {request_id!r}: is it still running, or pruned? "
+                f"Each answer has its id in the header x-request-id"
+            )
+        if is_json:
+            self.stdout.write(json.dumps(request_document(attempts), indent=2))
+            return
+        for attempt in attempts:
+            self.stdout.write(
+                f"Attempt {attempt.number} at {attempt.cluster} / {attempt.served_model}: {attempt.outcome}, "
+                f"{usd_text(attempt.cost_nanousd)}, {attempt.duration_ms} ms"
+            )
+            for line in attempt.explanation:
+                self.stdout.write(f"  {line}")
 
     def _print(self, decision: Decision) -> None:
         self.stdout.write(f"{decision.model}: policy {decision.policy}, {decision.reason}")

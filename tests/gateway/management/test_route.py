@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 
 from billing.prices import put_price
 from clusters.catalogue import put_cluster, put_deployment, put_router_settings
+from tests.billing.rows import make_usage
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -68,3 +69,26 @@ def test_route_prints_what_a_person_can_read(fleet):
 def test_route_refuses_an_unknown_model(fleet):
     with pytest.raises(CommandError, match="there is no model 'other' here; there are: m"):
         route("other")
+
+
+def test_explain_tells_a_served_request_by_the_ledger():
+    decision = {"policy": "cost", "reason": "cost", "cost": 5, "ranked": [["gpu-a", 5, 5.0]], "excluded": []}
+    make_usage(decision=decision)
+
+    assert route("--explain", "req-1").splitlines() == [
+        "Attempt 1 at gpu-a / llama-3-8b: ok, $0.0015, 300 ms",
+        "  Policy cost.",
+        "  gpu-a was chosen, about $0.000000005, score 5.",
+    ]
+    document = json.loads(route("--explain", "req-1", "--json"))
+    assert (document["id"], document["cost_usd"]) == ("req-1", "0.0015")
+    assert document["attempts"][0]["decision"] == decision
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--explain", "req-9"), "no settled attempt of request 'req-9'"), ((), "name a model, or a request")],
+)
+def test_explain_refuses_what_it_does_not_know(arguments, message):
+    with pytest.raises(CommandError, match=message):
+        route(*arguments)
