@@ -79,7 +79,7 @@ class FigureKeeper:
 
 def publish(figures: Mapping[str, CostFigures]) -> None:
     """Set the gauges; what is not known has none."""
-    metrics.CLUSTER_FIGURES.clear()
+    known: dict[metrics.Labels, float] = {}
     for cluster, each in figures.items():
         for name, value in (
             ("average_measured_usd_per_1k", _usd(each.average_measured_nanousd)),
@@ -89,12 +89,13 @@ def publish(figures: Mapping[str, CostFigures]) -> None:
             ("break_even_tokens_per_s", each.break_even_tokens_per_s),
         ):
             if value is not None:
-                metrics.CLUSTER_FIGURES.labels(cluster, name).set(value)
+                known[cluster, name] = value
+    metrics.CLUSTER_FIGURES.put(known)
 
 
 def publish_learnt(snapshot: FleetSnapshot, *, states: States, now_s: float) -> None:
     """Set the gauges of what traffic taught; what is not known, or not any more, has none."""
-    metrics.LEARNT.clear()
+    known: dict[metrics.Labels, float] = {}
     for target in snapshot.targets.values():
         deployment = target.deployment
         state = states.get(deployment.id)
@@ -105,10 +106,11 @@ def publish_learnt(snapshot: FleetSnapshot, *, states: States, now_s: float) -> 
             ("ttft_s", expected_ttft_s(vitals, polled_s=None, polled_age_s=0.0, now_s=now_s)),
             ("tpot_s", known_tpot_s(vitals, now_s=now_s)),
             ("failure_share", failure_share(vitals, now_s=now_s)),
-            ("tokens_per_s", speed_tokens_per_s(vitals, running_count=state.in_flight, now_s=now_s)),
+            ("tokens_per_s", speed_tokens_per_s(vitals, running_count=state.all_in_flight, now_s=now_s)),
         ):
             if value is not None:
-                metrics.LEARNT.labels(deployment.cluster, deployment.model, name).set(value)
+                known[deployment.cluster, deployment.model, name] = value
+    metrics.LEARNT.put(known)
 
 
 def as_document(each: CostFigures) -> dict[str, str | float | int | None]:

@@ -322,14 +322,14 @@ class FleetKeeper:
 def publish(snapshot: FleetSnapshot) -> None:
     """Set the clusters' gauges: health, and the seed's cost per 1,000 tokens."""
     health_value = {"healthy": 1, "unhealthy": 0}
-    metrics.CLUSTER_HEALTH.clear()
-    metrics.CLUSTER_COST.clear()
+    health: dict[metrics.Labels, float] = {}
+    cost: dict[metrics.Labels, float] = {}
     for cluster in snapshot.clusters:
-        labels = (cluster.name, cluster.provider, cluster.region)
-        metrics.CLUSTER_HEALTH.labels(*labels).set(health_value.get(cluster.health, -1))
+        health[cluster.name, cluster.provider, cluster.region] = health_value.get(cluster.health, -1)
     for target in snapshot.targets.values():
         deployment = target.deployment
         if deployment.rate is not None:
-            labels = (deployment.cluster, deployment.provider, deployment.region)
             usd_per_1k = deployment.rate.output_microusd_per_mtok / 1_000_000_000
-            metrics.CLUSTER_COST.labels(*labels).set(usd_per_1k)
+            cost[deployment.cluster, deployment.provider, deployment.region] = usd_per_1k
+    metrics.CLUSTER_HEALTH.put(health)
+    metrics.CLUSTER_COST.put(cost)

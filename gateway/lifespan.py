@@ -21,11 +21,13 @@ from gateway.attempt import Reader
 from gateway.database_threads import DatabaseThreads
 from gateway.delivery import Delivery, Limits
 from gateway.events import Observer
+from gateway.exchange import Exchange
 from gateway.figures import FigureKeeper
 from gateway.fleet import FleetKeeper
 from gateway.idempotency import AnswerKeeper
 from gateway.leases import LeasedLimiter
 from gateway.live import LiveFeed
+from gateway.nodes import NodeExchange
 from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
 from gateway.ratelimit import LocalLimiter
@@ -58,6 +60,14 @@ def _shared_limiter(*, process: str, clock: Callable[[], float]) -> LeasedLimite
     return LeasedLimiter(redis=store, process=process, clock=clock)
 
 
+def _node_exchange(exchange: Exchange, *, clock: Callable[[], float]) -> NodeExchange | None:
+    """Where this node's processes may speak to other nodes; None: there is no store, or nothing to tell."""
+    if not settings.REDIS_URL or exchange.folder is None:
+        return None
+    store = Redis.from_url(settings.REDIS_URL, socket_connect_timeout=CONNECT_STORE_S)
+    return NodeExchange(redis=store, folder=exchange.folder, clock=clock)
+
+
 class Gateway:
     """All that a web process keeps between requests; `start` before the first, `stop` after the last."""
 
@@ -67,9 +77,10 @@ class Gateway:
         self.keeper = FleetKeeper(clock=clock, wall_clock=wall_clock)
         self.ledger = GroupCommit(owner=self.owner, wall_clock=wall_clock)
         self.limiter = _shared_limiter(process=str(self.owner.id), clock=clock)
-        self.admission = Admission(
-            limiter=self.limiter or LocalLimiter(clock=clock), in_flight_max=settings.IN_FLIGHT_MAX
-        )
+        # Where processes cannot ask each other, each has its part of every limit.
+        local = self.limiter.local if self.limiter is not None else LocalLimiter(clock=clock)
+        local.share = settings.WORKERS
+        self.admission = Admission(limiter=self.limiter or local, in_flight_max=settings.IN_FLIGHT_MAX)
         self.pumps = PumpSet(
             detached_max=settings.DETACHED_PUMPS_MAX, detached_drain_s=settings.DETACHED_DRAIN_S
         )
@@ -89,7 +100,8 @@ class Gateway:
         self.upstreams = Upstreams(
             connect_timeout_s=settings.CONNECT_TIMEOUT_S, clock=clock, wall_clock_s=wall_clock_s
         )
-        self.traffic = Traffic(clock=clock)
+        self.exchange = Exchange(clock=clock)
+        self.traffic = Traffic(clock=clock, exchange=self.exchange)
         self.observer = Observer(traffic=self.traffic)
         self.live = LiveFeed(
             process_id=self.owner.id, keeper=self.keeper, states=self.traffic.states, clock=clock
@@ -116,6 +128,7 @@ class Gateway:
             clock=clock,
             wall_clock=wall_clock,
         )
+        self._nodes: NodeExchange | None = None
         self._loops: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -123,27 +136,35 @@ class Gateway:
         await asyncio.to_thread(self._recover)
         await self.keeper.load()
         self.ledger.start()
+        self.exchange.open(settings.DATA_DIR)
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
         loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run(), self.figures.run()]
+        loops.append(self.exchange.run(self.traffic.states))
+        self._nodes = _node_exchange(self.exchange, clock=time.monotonic)
+        if self._nodes is not None:
+            loops.append(self._nodes.run())
         if self.limiter is not None:
             loops.append(self.limiter.run())
         for loop in loops:
             task = asyncio.get_running_loop().create_task(loop)
             self._loops.add(task)
             task.add_done_callback(self._on_loop_ended)
+        await self.exchange.be_met()
         logger.info("gateway_ready", models=len(self.keeper.snapshot.fleet.routes))
 
     async def stop(self) -> None:
         """Let every answer settle, commit what is queued, and give up the claim to life last."""
         await self.pumps.join()
         await self._end_loops()
+        self.exchange.close()
         await asyncio.to_thread(self.ledger.stop)
         await asyncio.to_thread(self.keeper.close)
         await asyncio.to_thread(self.claim_threads.close)
         await asyncio.to_thread(self.report_threads.close)
         await self.upstreams.aclose()
-        if self.limiter is not None:
-            await self.limiter.aclose()
+        for shared in (self.limiter, self._nodes):
+            if shared is not None:
+                await shared.aclose()
         await asyncio.to_thread(self.owner.release)
         logger.info("gateway_stopped")
 

@@ -89,7 +89,7 @@ class LiveFeed:
         self, deployment: Deployment, *, served: Counter[tuple[str, str]], now_s: float, elapsed_s: float
     ) -> dict[str, Any]:
         state = self._states.get(deployment.id, NOTHING_LEARNT)
-        speed = speed_tokens_per_s(state.vitals, running_count=state.in_flight, now_s=now_s)
+        speed = speed_tokens_per_s(state.vitals, running_count=state.all_in_flight, now_s=now_s)
         ttft_s = expected_ttft_s(state.vitals, polled_s=None, polled_age_s=0.0, now_s=now_s)
         return {
             "cluster": deployment.cluster,

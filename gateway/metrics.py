@@ -1,8 +1,39 @@
 """What Prometheus reads: the seed's five names and ours. Label values come from closed sets only."""
 
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+Labels = tuple[str, ...]
+
+# Names the folder in which the processes of one port keep their values; set before this module is imported.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class SnapshotGauge(Collector):
+    """A gauge that every process of a port would tell alike: the process that is asked tells its own."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._values: Mapping[Labels, float] = {}
+        REGISTRY.register(self)
+
+    def put(self, values: Mapping[Labels, float]) -> None:
+        """All values, by their labels; what is not among them is gone."""
+        self._values = values
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        yield family
+
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -10,10 +41,10 @@ REQUESTS = Counter("llm_router_requests", "Attempts sent to a cluster.", ["clust
 DURATION = Histogram(
     "llm_router_request_duration_seconds", "From dispatch to the last byte.", ["cluster"], buckets=SECONDS
 )
-CLUSTER_HEALTH = Gauge(
+CLUSTER_HEALTH = SnapshotGauge(
     "llm_router_cluster_health", "1 healthy, 0 unhealthy, -1 unknown.", ["cluster", "provider", "region"]
 )
-CLUSTER_COST = Gauge(
+CLUSTER_COST = SnapshotGauge(
     "llm_router_cluster_cost_per_1k_tokens",
     "USD per 1,000 output tokens: own clusters by the seed's formula, providers at their price.",
     ["cluster", "provider", "region"],
@@ -35,28 +66,49 @@ VARIANCE = Counter(
 )
 ESTIMATES = Counter("gateway_estimated_usage", "Attempts settled on an estimate.", ["cluster"])
 UNSETTLED = Counter("gateway_unsettled", "Settlements that could not be committed: left in doubt.")
-CLUSTER_FIGURES = Gauge(
+CLUSTER_FIGURES = SnapshotGauge(
     "gateway_cluster_cost",
     "What a cluster's tokens cost now: averages, margin, idle waste, break-even; the figure has its unit.",
     ["cluster", "figure"],
-    multiprocess_mode="mostrecent",
 )
-LEARNT = Gauge(
+LEARNT = SnapshotGauge(
     "gateway_deployment_learnt",
     "What this process's traffic taught of a deployment lately; the figure has its unit.",
     ["cluster", "model", "figure"],
-    multiprocess_mode="mostrecent",
 )
-IN_FLIGHT = Gauge("gateway_in_flight_requests", "Requests being served by this process.")
-LEDGER_QUEUE = Gauge("gateway_ledger_queue_operations", "Operations that wait for the next commit.")
-SNAPSHOT_AGE = Gauge("gateway_snapshot_age_seconds", "Since the control plane was last read.")
-SNAPSHOT_STALE = Gauge("gateway_snapshot_stale", "1 when the control plane cannot be read.")
-
-
+# Where several processes serve one port, these are summed up over those that live, or the worst is told.
+IN_FLIGHT = Gauge("gateway_in_flight_requests", "Requests being served.", multiprocess_mode="livesum")
+LEDGER_QUEUE = Gauge(
+    "gateway_ledger_queue_operations",
+    "Operations that wait for the next commit.",
+    multiprocess_mode="livesum",
+)
+SNAPSHOT_AGE = Gauge(
+    "gateway_snapshot_age_seconds", "Since the control plane was last read.", multiprocess_mode="livemax"
+)
+SNAPSHOT_STALE = Gauge(
+    "gateway_snapshot_stale", "1 when the control plane cannot be read.", multiprocess_mode="livemax"
+)
+EXCHANGE_PEERS = Gauge(
+    "gateway_exchange_peers",
+    "Other gateway processes of this node whose load is known here.",
+    multiprocess_mode="livemin",
+)
+EXCHANGE_NODES = Gauge(
+    "gateway_exchange_nodes", "Other nodes whose load is known on this one.", multiprocess_mode="livemax"
+)
+EXCHANGE_LOCAL = Gauge(
+    "gateway_exchange_is_local",
+    "1 while a node goes by its own view, since the shared store does not answer.",
+    multiprocess_mode="livemax",
+)
+EXCHANGE_PLACES_LOST = Counter(
+    "gateway_exchange_places_lost", "Places that two processes took at once: the choice was made anew."
+)
 RATELIMIT_LOCAL = Gauge(
     "gateway_ratelimit_is_local",
     "1 while limits are counted in each process alone, since the shared store does not answer.",
-    multiprocess_mode="max",
+    multiprocess_mode="livemax",
 )
 
 
@@ -85,3 +137,26 @@ def of_cluster(cluster: str) -> ClusterMetrics:
 @cache
 def decision_counter(target: str, kind: str, reason: str) -> Counter:
     return DECISIONS.labels(target, kind, reason)
+
+
+def exposition() -> bytes:
+    """What Prometheus reads: of this process, or of all that serve the port with it."""
+    if FOLDER_VARIABLE not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client's
+    for gauge in (CLUSTER_HEALTH, CLUSTER_COST, CLUSTER_FIGURES, LEARNT):
+        registry.register(gauge)
+    return generate_latest(registry)
+
+
+def clear_folder(folder: Path) -> None:
+    """An empty folder for the processes' values: counters begin anew, as they do with one process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.db"):
+        old.unlink(missing_ok=True)
+
+
+def forget_process(folder: Path, pid: int) -> None:
+    """A process ended: its gauges go, what it counted stays."""
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # prometheus_client's

@@ -24,7 +24,7 @@ from gateway.admission import Admission, Ticket
 from gateway.attempt import Attempt
 from gateway.completion import CompletionRequest
 from gateway.delivery import Delivery
-from gateway.errors import GatewayError, InternalError, LedgerDownError
+from gateway.errors import GatewayError, InternalError, LedgerDownError, OverloadedError
 from gateway.events import Observer
 from gateway.fleet import FleetSnapshot
 from gateway.identifiers import new_attempt_id
@@ -41,6 +41,8 @@ logger = structlog.get_logger(__name__)
 
 # Tokens per choice that a clamped budget had left for the answer.
 CLAMPED_HEADER = "x-gateway-max-tokens-clamped"
+# So often a choice is made anew because another process took the place at the same time.
+PLACE_TRIES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,25 +147,32 @@ class Pipeline:
 
         Nothing is awaited between the choice and the count: a burst would choose one cluster past its limit.
         """
-        draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
-        now_s = self.clock()
-        traffic = self.observer.traffic
-        profile = traffic.asked(
+        for _ in range(PLACE_TRIES_MAX):
+            now_s = self.clock()
+            decision = self._choose(job, tried, now_s=now_s)
+            candidate = next(iter(decision.ranked), None)
+            if candidate is None and not tried:
+                raise no_candidate_refusal(decision)
+            if candidate is None or (tried and not self._may_reroute(decision, len(tried))):
+                return None
+            if self.observer.traffic.takes_place(candidate.deployment, now_s=now_s):
+                break
+        else:
+            raise OverloadedError("Other requests took each place that this one was to have; send it again.")
+        tried.add(candidate.deployment.cluster)
+        attempt = self._new_attempt(job, decision, candidate, number=len(tried))
+        self.observer.on_dispatch(attempt, decision=decision, now_s=now_s)
+        return attempt
+
+    def _choose(self, job: Job, tried: set[str], *, now_s: float) -> Decision:
+        profile = self.observer.traffic.asked(
             job.request.profile,
             key_id=job.principal.key_id,
             waited_s=now_s - job.started_s,
             tried=frozenset(tried),
         )
-        decision = choose(profile, job.snapshot.fleet, traffic.states, now_s, draw)
-        candidate = next(iter(decision.ranked), None)
-        if candidate is None and not tried:
-            raise no_candidate_refusal(decision)
-        if candidate is None or (tried and not self._may_reroute(decision, len(tried))):
-            return None
-        tried.add(candidate.deployment.cluster)
-        attempt = self._new_attempt(job, decision, candidate, number=len(tried))
-        self.observer.on_dispatch(attempt, decision=decision, now_s=now_s)
-        return attempt
+        draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
+        return choose(profile, job.snapshot.fleet, self.observer.traffic.states, now_s, draw)
 
     def _may_reroute(self, decision: Decision, tried_count: int) -> bool:
         # A last resort is worth one attempt: with everything down, more would only amplify.

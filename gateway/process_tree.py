@@ -1,11 +1,14 @@
 """The processes that `up` runs: how each is started, in which order they stop, and how long each may take."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from gateway import metrics
 from gateway.embedded_valkey import ValkeyPlan
 from gateway.preflight import EXIT_CODE
+from gateway.server import STARTUP_EXIT_CODE
 from gateway.supervisor import ChildSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,8 +17,6 @@ STAGE_VALKEY, STAGE_DEMO, STAGE_TASKS, STAGE_WEB = range(4)
 STOP_GRACE_S = 10
 # What the web process may take beyond its drain limit: error events, settling, closing.
 WEB_CLOSING_S = 10
-# Uvicorn's own: the application or the port refused to start.
-STARTUP_EXIT_CODE = 3
 WORKER_THREADS = 4
 
 
@@ -54,10 +55,38 @@ def beat_child(*, env: Mapping[str, str], data_dir: Path) -> ChildSpec:
     return _celery_child("beat", "--schedule", str(data_dir / "celerybeat-schedule"), env=env)
 
 
-def web_child(*, env: Mapping[str, str], host: str, port: int, drain_timeout_s: int) -> ChildSpec:
-    argv = (sys.executable, str(ROOT / "manage.py"), "serve", "--host", host, "--port", str(port))
+def web_children(
+    *, env: Mapping[str, str], host: str, port: int, drain_timeout_s: int, workers: int, data_dir: Path
+) -> tuple[ChildSpec, ...]:
+    """The web process, or as many as serve the port together, whose metrics then lie in one folder."""
+    serve = (sys.executable, str(ROOT / "manage.py"), "serve", "--host", host, "--port", str(port))
+    if workers == 1:
+        return (_web_child("web", serve, env=env, drain_timeout_s=drain_timeout_s),)
+    folder = data_dir / "metrics"
+    shared = {**env, metrics.FOLDER_VARIABLE: str(folder), "GATEWAY_WORKERS": str(workers)}
+    metrics.clear_folder(folder)
+    return tuple(
+        _web_child(
+            f"web-{number}",
+            (*serve, "--worker", str(number)),
+            env=shared,
+            drain_timeout_s=drain_timeout_s,
+            on_end=partial(metrics.forget_process, folder),
+        )
+        for number in range(1, workers + 1)
+    )
+
+
+def _web_child(
+    name: str,
+    argv: tuple[str, ...],
+    *,
+    env: Mapping[str, str],
+    drain_timeout_s: int,
+    on_end: Callable[[int], None] | None = None,
+) -> ChildSpec:
     return ChildSpec(
-        name="web",
+        name=name,
         argv=argv,
         env=env,
         stop_grace_s=drain_timeout_s + WEB_CLOSING_S,
@@ -65,6 +94,7 @@ def web_child(*, env: Mapping[str, str], host: str, port: int, drain_timeout_s: 
         stage=STAGE_WEB,
         is_essential=True,
         fatal_exit_codes=frozenset({EXIT_CODE, STARTUP_EXIT_CODE}),
+        on_end=on_end,
     )
 
 

@@ -2,12 +2,16 @@
 
 import contextlib
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
+import structlog
 from uvicorn import Config, Server
+
+logger = structlog.get_logger(__name__)
 
 # Longer than the usual idle time-out of a load balancer (60 s), so that it is never we who close a
 # connection on which it is just sending a request.
@@ -15,6 +19,8 @@ KEEP_ALIVE_S = 75
 BACKLOG = 2048
 # What streams get beyond the drain limit to send the error event with which the application ends them.
 CLOSING_S = 5
+# Uvicorn's own: the application or the port refused to start.
+STARTUP_EXIT_CODE = 3
 
 
 class DrainingApplication(Protocol):
@@ -72,8 +78,12 @@ def run_server(
     port: int,
     drain_timeout_s: int,
     trusted_proxies: Sequence[str] = (),
+    is_port_shared: bool = False,
 ) -> None:
-    """Serve until a signal ends it. SystemExit(3) where the application or the port refuses to start."""
+    """Serve until a signal ends it. SystemExit(3) where the application or the port refuses to start.
+
+    `is_port_shared`: other processes listen on the same port, and the kernel deals out the connections.
+    """
     config = Config(
         application,
         host=host,
@@ -93,4 +103,23 @@ def run_server(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_timeout_s + CLOSING_S,
     )
-    DrainingServer(config, application=application, drain_timeout_s=drain_timeout_s).run()
+    server = DrainingServer(config, application=application, drain_timeout_s=drain_timeout_s)
+    if is_port_shared:
+        server.run(sockets=[shared_socket(host=host, port=port)])
+    else:
+        server.run()
+
+
+def shared_socket(*, host: str, port: int) -> socket.socket:
+    """A socket on a port that this user's other processes may bind too. SystemExit(3) where it is taken."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    shared = socket.socket(family, kind, protocol)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        shared.bind(address)
+    except OSError as error:
+        shared.close()
+        logger.warning("port_is_taken", host=host, port=port, error=str(error))
+        raise SystemExit(STARTUP_EXIT_CODE) from error
+    return shared

@@ -63,6 +63,11 @@ DATA_DIR = Path(_text("GATEWAY_DATA_DIR", str(ROOT / "var"))).absolute()
 HOST = _text("GATEWAY_HOST", "127.0.0.1")
 PORT = _number("GATEWAY_PORT", 0)  # 0: the configuration file's server.port, else PORT_DEFAULT
 PORT_DEFAULT = 8000
+# Web processes that serve one port together, each a whole gateway (gateway.exchange).
+WORKERS = _number("GATEWAY_WORKERS", 1)
+WORKERS_MAX = 64
+if not 1 <= WORKERS <= WORKERS_MAX:
+    raise ImproperlyConfigured(f"GATEWAY_WORKERS is {WORKERS}: set a number from 1 to {WORKERS_MAX}")
 DEMO = _flag("GATEWAY_DEMO", default=False)
 # Imported by `up` and `serve` at their start, where it exists; their option --config goes first.
 CONFIG_FILE = _text("GATEWAY_CONFIG_FILE")

@@ -62,6 +62,8 @@ class ChildSpec:
     is_essential: bool = False
     # Exit codes of an essential child that a restart would only repeat.
     fatal_exit_codes: frozenset[int] = frozenset()
+    # Called with the process id of each of its processes that ended.
+    on_end: Callable[[int], None] | None = None
 
 
 @dataclass(slots=True)
@@ -76,13 +78,14 @@ class _Child:
 class Supervisor:
     """The children and the signals that stop them. A context: leaving it stops every child.
 
-    The two `is_…_on` switches exist so that each guard against orphans can be tested alone.
+    Children write into logs in `log_dir`; None: where we write. The two `is_…_on` switches exist so that each
+    guard against orphans can be tested alone.
     """
 
     def __init__(
         self,
         *,
-        log_dir: Path,
+        log_dir: Path | None,
         say: Callable[[str], None],
         is_death_signal_on: bool = True,
         is_watchdog_on: bool = True,
@@ -100,7 +103,8 @@ class Supervisor:
     def __enter__(self) -> Self:
         assert threading.current_thread() is threading.main_thread()
         self._handlers = {number: signal.signal(number, self.request_stop) for number in STOP_SIGNALS}
-        self.log_dir.mkdir(parents=True, exist_ok=True)
+        if self.log_dir is not None:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
         if self._is_watchdog_on:
             self._start_watchdog()
         return self
@@ -118,7 +122,7 @@ class Supervisor:
         assert threading.current_thread() is threading.main_thread()
         assert spec.name not in self._children
         log = self._log_path(spec.name)
-        if log.exists():
+        if log is not None and log.exists():
             log.replace(log.with_name(f"{log.name}.1"))
         child = self._children[spec.name] = _Child(spec=spec)
         self._spawn(child)
@@ -178,13 +182,14 @@ class Supervisor:
         time.sleep(POLL_S)
 
     def _spawn(self, child: _Child) -> None:
-        with self._log_path(child.spec.name).open("ab") as log:
+        path = self._log_path(child.spec.name)
+        with contextlib.nullcontext() if path is None else path.open("ab") as log:
             child.process = subprocess.Popen(  # noqa: S603 -- our own commands
                 child.spec.argv,
                 env=dict(child.spec.env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=None if log is None else subprocess.STDOUT,
                 start_new_session=True,
                 # Safe here: it calls prctl only, and this process has no other thread.
                 preexec_fn=self._ask_death_signal,  # noqa: PLW1509
@@ -200,7 +205,7 @@ class Supervisor:
         child.falls_in_a_row = 1 if ran_steadily else child.falls_in_a_row + 1
         is_hopeless = exit_code in spec.fatal_exit_codes or child.falls_in_a_row > RESTARTS_MAX
         told = f"{spec.name} ended with {_exit_text(exit_code)}"
-        tail = f"The end of {self._log_path(spec.name)}:\n{self._log_tail(spec.name)}"
+        tail = self._log_tail(spec.name)
         if spec.restart and not is_hopeless:
             pause_s = min(2 ** (child.falls_in_a_row - 1), RESTART_PAUSE_S_MAX)
             child.restart_s = time.monotonic() + pause_s
@@ -218,6 +223,8 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.process.pid, signal.SIGKILL)
         self._tell_watchdog(f"-{child.process.pid}")
+        if child.spec.on_end is not None:
+            child.spec.on_end(child.process.pid)
         child.process = None
 
     def _stop_stage(self, children: list[_Child]) -> None:
@@ -277,21 +284,24 @@ class Supervisor:
         process.wait(timeout=WATCHDOG_GRACE_S + 5)
         self._watchdog = None
 
-    def _log_path(self, name: str) -> Path:
-        return self.log_dir / f"{name}.log"
+    def _log_path(self, name: str) -> Path | None:
+        return None if self.log_dir is None else self.log_dir / f"{name}.log"
 
     def _log_tail(self, name: str) -> str:
-        with self._log_path(name).open("rb") as log:
+        path = self._log_path(name)
+        if path is None:
+            return "Its log is above."
+        with path.open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
+        return "\n".join([f"The end of {path}:", *(f"    {line}" for line in lines[-LOG_TAIL_LINES:])])
 
     def _cut_logs(self) -> None:
         """Copy a log that grew too long aside and empty it: the child writes on at its (new) end."""
         for name in self._children:
             log = self._log_path(name)
-            if log.stat().st_size > LOG_BYTES_MAX:
+            if log is not None and log.stat().st_size > LOG_BYTES_MAX:
                 shutil.copyfile(log, log.with_name(f"{log.name}.1"))
                 os.truncate(log, 0)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from billing.entries import Settlement
 from gateway.attempt import Attempt
 from gateway.errors import OverloadedError
+from gateway.exchange import Exchange
 from gateway.upstream import UpstreamFailure
 from routing import lengths
 from routing.forecast import first_token_s
@@ -26,7 +27,7 @@ from routing.learning import (
 )
 from routing.lengths import Lengths
 from routing.quota import UNLIMITED
-from routing.types import Objective, RequestProfile
+from routing.types import Deployment, Objective, RequestProfile
 
 # Outcomes that say something bad about the cluster.
 COUNTED_OUTCOMES = frozenset({"truncated"})
@@ -44,21 +45,32 @@ def call_later(delay_s: float, act: Callable[[], None]) -> object:
 class Traffic:
     """The process's memory of its deployments. `call_later` runs a function some seconds from now."""
 
-    def __init__(self, *, clock: Callable[[], float], call_later: CallLater = call_later) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float], exchange: Exchange, call_later: CallLater = call_later
+    ) -> None:
         self.states: dict[str, DeploymentState] = {}
         self._clock = clock
+        self._exchange = exchange
         self._call_later = call_later
         self._lengths: dict[tuple[str, str], Lengths] = {}
 
     def asked(
         self, profile: RequestProfile, *, key_id: str, waited_s: float, tried: frozenset[str]
     ) -> RequestProfile:
-        """The request with what is known of its like, for the choice that comes now."""
+        """The request with what is known of its like, for the choice that comes now.
+
+        What the other processes did meanwhile is in the states then.
+        """
+        self._exchange.hear(self.states, now_s=self._clock())
         known = self._lengths.get((key_id, profile.model))
         expected = profile.output_tokens_expected
         if known is not None:
             expected = lengths.expected_tokens(known, prompt_tokens=profile.prompt_tokens_estimate)
         return replace(profile, output_tokens_expected=expected, waited_s=waited_s, tried=tried)
+
+    def takes_place(self, deployment: Deployment, *, now_s: float) -> bool:
+        """Whether the chosen deployment has a place left, all processes of this node counted."""
+        return self._exchange.takes_place(deployment, self.states, now_s=now_s)
 
     def on_dispatch(self, attempt: Attempt, *, now_s: float) -> None:
         """Counted at once, before anything is awaited. A plain answer does not tell when it begins.
@@ -88,6 +100,8 @@ class Traffic:
         """The first content of a stream was seen."""
         assert attempt.ttft_s is not None
         now_s = self._clock()
+        # A queue that others emptied must not count as one that was worked at all the while.
+        self._exchange.hear(self.states, now_s=now_s)
         event = FirstToken(
             ttft_ms=attempt.ttft_s * 1000,
             prompt_tokens=attempt.unseen_tokens,
@@ -156,7 +170,9 @@ class Traffic:
         """Unless it is over already, as it then is the moment it was known."""
         if attempt.unseen_tokens:
             unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
-            self._fold(attempt, Presumed(prompt_tokens=unseen_tokens), self._clock())
+            now_s = self._clock()
+            self._exchange.hear(self.states, now_s=now_s)
+            self._fold(attempt, Presumed(prompt_tokens=unseen_tokens), now_s)
 
     def _note_length(self, attempt: Attempt, settlement: Settlement) -> None:
         profile, usage = attempt.request.profile, settlement.usage
@@ -176,7 +192,9 @@ class Traffic:
         return self.states.get(attempt.candidate.deployment.id, NOTHING_LEARNT)
 
     def _fold(self, attempt: Attempt, event: Event, now_s: float) -> None:
-        self.states[attempt.candidate.deployment.id] = observe(self._state(attempt), event, now_s)
+        deployment_id, before = attempt.candidate.deployment.id, self._state(attempt)
+        after = self.states[deployment_id] = observe(before, event, now_s)
+        self._exchange.tell(deployment_id, event, before=before, after=after)
 
 
 def _generation_s(attempt: Attempt, *, now_s: float) -> float | None:

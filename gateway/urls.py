@@ -12,7 +12,7 @@ urlpatterns = [
     path("health/live", views.health_live),
     path("health/ready", views.health_ready),
     path("live/", views.show_live, name="live"),
-    path("", include("django_prometheus.urls")),
+    path("metrics", views.show_metrics, name="metrics"),
     path("", include("billing.urls")),
     path("admin/", admin.site.urls),
     path("", litellm_api.urls),

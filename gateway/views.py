@@ -7,7 +7,9 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from gateway import metrics
 from gateway.authentication import authenticate, bearer_token
 from gateway.errors import InvalidApiKeyError
 from gateway.figures import as_document
@@ -57,6 +59,12 @@ async def health_ready(request: HttpRequest) -> HttpResponse:
     gateway = _gateway(request)
     is_ready = not gateway.admission.is_draining and gateway.ledger.is_available
     return JsonResponse({"status": "ready" if is_ready else "not ready"}, status=200 if is_ready else 503)
+
+
+@require_safe
+def show_metrics(_request: HttpRequest) -> HttpResponse:
+    """Of all processes that serve this port."""
+    return HttpResponse(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
 @require_safe

@@ -103,6 +103,28 @@ def on_failure(
     )
 
 
+def on_shared(breaker: Breaker, *, open_until_s: float, now_s: float) -> Breaker:
+    """Another process's breaker opened until then, or closed (0), and ours does as it did.
+
+    Each process sends a probe of its own when the time is over. One that is under way decides alone.
+    """
+    if breaker.is_probing:
+        return breaker
+    if open_until_s == 0.0:
+        return Breaker(opened_at_s=breaker.opened_at_s) if breaker.open_until_s != 0.0 else breaker
+    if open_until_s <= now_s:
+        return breaker
+    open_count = breaker.open_count
+    if breaker.open_until_s <= now_s:
+        open_count = min(open_count + 1, OPEN_COUNT_MAX)
+    return replace(
+        breaker,
+        open_count=open_count,
+        opened_at_s=now_s,
+        open_until_s=max(breaker.open_until_s, open_until_s),
+    )
+
+
 def _is_probe(breaker: Breaker, *, sent_s: float) -> bool:
     return breaker.is_probing and sent_s == breaker.probe_sent_s
 

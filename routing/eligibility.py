@@ -43,7 +43,7 @@ def _is_plainly_free(deployment: Deployment, *, profile: RequestProfile, state: 
         and deployment.state == "active"
         and deployment.health != "unhealthy"
         and deployment.rate is not None
-        and state.in_flight < deployment.in_flight_max
+        and state.all_in_flight < deployment.in_flight_max
         and state.breaker.open_until_s == 0.0
         and profile.prompt_tokens_estimate <= deployment.context_window
         and (not deployment.capabilities or profile.needs <= deployment.capabilities)
@@ -70,7 +70,7 @@ def _fitness_reason(deployment: Deployment, *, profile: RequestProfile) -> str:
 def _load_reason(
     deployment: Deployment, *, state: DeploymentState, settings: RoutingSettings, trusts_polls: bool
 ) -> str:
-    if state.in_flight >= deployment.in_flight_max:
+    if state.all_in_flight >= deployment.in_flight_max:
         return "in_flight_max"
     if deployment.cluster_kind != "own":
         return "" if settings.is_external_fallback_enabled else "external_fallback_disabled"

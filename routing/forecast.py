@@ -89,12 +89,14 @@ def _kept(forecast: Forecast, now_s: float) -> float:
 
 
 def on_dispatch(forecast: Forecast, *, prompt_tokens: int, now_s: float) -> Forecast:
-    return _moved(forecast, backlog_tokens=forecast.backlog_tokens + prompt_tokens, now_s=now_s)
+    backlog_tokens = forecast.backlog_tokens + prompt_tokens
+    return _moved(forecast, backlog_tokens=backlog_tokens, others_tokens=forecast.others_tokens, now_s=now_s)
 
 
 def on_lost(forecast: Forecast, *, prompt_tokens: int, now_s: float) -> Forecast:
     """A prompt's first token will never come: it failed, or its caller left."""
-    return _moved(forecast, backlog_tokens=max(forecast.backlog_tokens - prompt_tokens, 0), now_s=now_s)
+    backlog_tokens = max(forecast.backlog_tokens - prompt_tokens, 0)
+    return _moved(forecast, backlog_tokens=backlog_tokens, others_tokens=forecast.others_tokens, now_s=now_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,10 @@ def on_first_token(forecast: Forecast, *, lesson: Lesson, now_s: float) -> Forec
 
 def on_shared(forecast: Forecast, *, others_tokens: int, lesson: Lesson, now_s: float) -> Forecast:
     """The other processes told of their backlog, and of the first tokens they saw since they last did."""
+    if not lesson.drained_tokens:
+        return _moved(
+            forecast, backlog_tokens=forecast.backlog_tokens, others_tokens=others_tokens, now_s=now_s
+        )
     return _taught(
         forecast,
         backlog_tokens=forecast.backlog_tokens,
@@ -202,11 +208,11 @@ def _taught(
     )
 
 
-def _moved(forecast: Forecast, *, backlog_tokens: int, now_s: float) -> Forecast:
+def _moved(forecast: Forecast, *, backlog_tokens: int, others_tokens: int, now_s: float) -> Forecast:
     busy_s, drained_tokens = _drain(forecast, now_s=now_s)
     return Forecast(
         backlog_tokens,
-        forecast.others_tokens,
+        others_tokens,
         now_s,
         busy_s,
         drained_tokens,

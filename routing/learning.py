@@ -28,6 +28,7 @@ class DeploymentState:
     """One deployment's state in one process. `None`: not seen yet."""
 
     in_flight: int = 0
+    others_in_flight: int = 0  # the same of the other processes, as far as they have told
     vitals: Vitals = vital_signs.UNKNOWN
     output_tokens: float | None = None
     # Seconds per output token of the streams that run now, and when one last told.
@@ -38,6 +39,11 @@ class DeploymentState:
     forecast: Forecast = forecasts.NEW
     quota: Quota = FULL
     breaker: Breaker = CLOSED
+
+    @property
+    def all_in_flight(self) -> int:
+        """Requests at the deployment, whichever process sent them."""
+        return self.in_flight + self.others_in_flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +133,19 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the other processes did: their backlog now, and what happened since they last told.
+    """What the other processes did: their backlog and requests now, and what happened since they last told.
 
-    `requests` and `tokens` are what they took of the deployment's limits meanwhile.
+    `requests` and `tokens` are what they took of the deployment's limits meanwhile, `refusals` how often the
+    provider refused them by its limits. `open_until_s`: their breaker opened until then, or closed (0).
     """
 
+    in_flight: int = 0
     backlog_tokens: int = 0
     lesson: Lesson = NO_LESSON
     requests: int = 0
     tokens: float = 0.0
+    refusals: int = 0
+    open_until_s: float | None = None
     requests_per_min: float = UNLIMITED
     tokens_per_min: float = UNLIMITED
 
@@ -211,23 +221,46 @@ def _on_failure(state: DeploymentState, event: Failed, now_s: float) -> Deployme
 
 
 def _on_shared(state: DeploymentState, event: Shared, now_s: float) -> DeploymentState:
-    quota = state.quota
-    if event.requests or event.tokens:
-        quota = quotas.on_dispatch(
-            quota,
-            requests=event.requests,
-            requests_per_min=event.requests_per_min,
-            tokens_per_min=event.tokens_per_min,
-            tokens=event.tokens,
-            now_s=now_s,
-        )
-    forecast = forecasts.on_shared(
-        state.forecast,
-        others_tokens=event.backlog_tokens,
-        lesson=event.lesson,
+    # Spelled out: this runs for each choice of another process, and `replace` costs three times as much.
+    state = DeploymentState(
+        in_flight=state.in_flight,
+        others_in_flight=event.in_flight,
+        vitals=state.vitals,
+        output_tokens=state.output_tokens,
+        pace_s=state.pace_s,
+        pace_at_s=state.pace_at_s,
+        miss_share=state.miss_share,
+        forecast=forecasts.on_shared(
+            state.forecast, others_tokens=event.backlog_tokens, lesson=event.lesson, now_s=now_s
+        ),
+        quota=state.quota,
+        breaker=state.breaker,
+    )
+    if event.requests_per_min != UNLIMITED or event.tokens_per_min != UNLIMITED:
+        state = replace(state, quota=_shared_quota(state.quota, event, now_s))
+    if event.open_until_s is not None:
+        breaker = breakers.on_shared(state.breaker, open_until_s=event.open_until_s, now_s=now_s)
+        state = replace(state, breaker=breaker)
+    return state
+
+
+def _shared_quota(quota: Quota, event: Shared, now_s: float) -> Quota:
+    quota = quotas.on_dispatch(
+        quota,
+        requests=event.requests,
+        requests_per_min=event.requests_per_min,
+        tokens_per_min=event.tokens_per_min,
+        tokens=event.tokens,
         now_s=now_s,
     )
-    return replace(state, forecast=forecast, quota=quota)
+    if not event.refusals:
+        return quota
+    return quotas.on_refusal(
+        quota,
+        requests_per_min=event.requests_per_min,
+        tokens_per_min=event.tokens_per_min,
+        now_s=now_s,
+    )
 
 
 def _without(forecast: Forecast, unseen_tokens: int, now_s: float) -> Forecast:
@@ -264,7 +297,7 @@ def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> Deploym
             state.vitals,
             generation_s=event.generation_s,
             output_tokens=event.output_tokens,
-            running_count=state.in_flight,
+            running_count=state.all_in_flight,
             now_s=now_s,
         ),
         output_tokens=_blended(state.output_tokens, float(event.output_tokens)),

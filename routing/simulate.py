@@ -11,9 +11,8 @@ from typing import Any
 
 from routing import lengths, waking
 from routing.choose import choose
-from routing.forecast import Lesson, first_token_s
+from routing.forecast import first_token_s
 from routing.learning import (
-    NO_LESSON,
     NOTHING_LEARNT,
     DeploymentState,
     Dispatched,
@@ -22,12 +21,12 @@ from routing.learning import (
     Finished,
     FirstToken,
     Progressed,
-    Shared,
     observe,
 )
 from routing.lengths import Lengths
 from routing.money import NANOUSD_PER_USD
 from routing.physics import Chance, Job, Router, Simulation, Site
+from routing.sharing import Others, Row, new_row, note
 from routing.types import (
     Deployment,
     Fleet,
@@ -38,9 +37,6 @@ from routing.types import (
     RoutingSettings,
 )
 from routing.waking import Spill
-
-# Tokens of backlog (by how many it changed, or how many it is), first tokens, requests and tokens of limits.
-Told = tuple[int, Lesson, int, float]
 
 MODEL = "model"
 IN_FLIGHT_MAX = 1_000_000
@@ -92,7 +88,7 @@ class PolicyRouter(Router):
         self._blocked_until_s = [-1.0] * len(sites)
         self._errors = [0] * len(sites)
         self._is_up = [True] * len(sites)
-        self._spill: dict[int, Spill] = {site.number: Spill() for site in sites if site.kind == "auto"}
+        self.spill: dict[int, Spill] = {site.number: Spill() for site in sites if site.kind == "auto"}
         objective = Objective(
             ttft_s=slo["ttft_s"],
             ttft_s_per_prompt_token=slo["ttft_s_per_prompt_token"],
@@ -110,6 +106,9 @@ class PolicyRouter(Router):
             objective=objective,
         )
         self._deployments = [_deployment(site) for site in sites]
+        # What this process tells the others, and what it heard of them.
+        self.rows: dict[str, Row] = {}
+        self.others = Others()
 
     def pick(self, job: Job, now_s: float) -> int | None:
         profile = RequestProfile(
@@ -209,20 +208,12 @@ class PolicyRouter(Router):
             self._is_up[site.number] = bool(site.polled["is_up"])
 
     def replicas_wanted(self, site: Site, now_s: float) -> int:
-        return self._spill[site.number].replicas
+        return self.spill[site.number].replicas
 
-    def on_shared(self, site: Site, told: "Told", now_s: float) -> None:
-        """The other processes' backlog, and what drained there or was taken of the limits."""
-        backlog, lesson, requests, tokens = told
-        event = Shared(backlog_tokens=backlog, lesson=lesson)
-        if site.kind == "external":
-            event = Shared(
-                requests=requests,
-                tokens=tokens,
-                requests_per_min=site.rpm,
-                tokens_per_min=site.tpm,
-            )
-        self._fold(site, event, now_s)
+    def hear(self, now_s: float) -> None:
+        """Take in what the other processes told since the last choice."""
+        for name, shared in self.others.news():
+            self._states[name] = observe(self._states.get(name, NOTHING_LEARNT), shared, now_s)
 
     def _usable(self, now_s: float) -> list[int]:
         free = [s.number for s in self._sites if self._blocked_until_s[s.number] <= now_s]
@@ -235,10 +226,10 @@ class PolicyRouter(Router):
 
     def _consider_waking(self, cost_usd: float, *, number: int, now_s: float) -> None:
         spilt = cost_usd if self._sites[number].kind == "external" else 0.0
-        for site_number, spill in self._spill.items():
+        for site_number, spill in self.spill.items():
             site = self._sites[site_number]
             active = [engine for engine in site.engines if not engine.is_draining]
-            self._spill[site_number] = waking.on_look(
+            self.spill[site_number] = waking.on_look(
                 waking.on_choice(spill, provider_usd=spilt, now_s=now_s),
                 usd_per_replica_hour=site.usd_per_hour,
                 replicas=len(active),
@@ -248,49 +239,48 @@ class PolicyRouter(Router):
 
     def _fold(self, site: Site, event: Event, now_s: float, *, is_in_flight: bool = True) -> None:
         name = str(site.number)
-        state = observe(self._states.get(name, NOTHING_LEARNT), event, now_s)
-        self._states[name] = state
+        before = self._states.get(name, NOTHING_LEARNT)
+        after = self._states[name] = observe(before, event, now_s)
+        note(self.rows.setdefault(name, new_row()), event, before=before, after=after)
 
 
 class ProcessesRouter(Router):
     """Several processes of a policy, with requests dealt in turn.
 
-    What one does the others hear `told_after_s` later; None: never.
+    What one does the others hear `told_after_s` later, at their next choice or first token; None: never.
     """
 
-    def __init__(
-        self, processes: Sequence[PolicyRouter], *, sites: Sequence[Site], told_after_s: float | None
-    ) -> None:
-        self._processes, self._sites, self._told_after_s = processes, sites, told_after_s
-        self._untold: deque[tuple[float, int, Site, Told]] = deque()
-        self._backlogs = {(site.number, index): 0 for site in sites for index in range(len(processes))}
+    def __init__(self, processes: Sequence[PolicyRouter], *, told_after_s: float | None) -> None:
+        self._processes, self._told_after_s = processes, told_after_s
+        # Who wakes replicas looks at the installation's spending, not at one process's.
+        for process in processes:
+            process.spill = processes[0].spill
+        self._untold: deque[tuple[float, int, str, tuple[int, ...]]] = deque()
+        for teller, process in enumerate(processes):
+            for other in processes:
+                if other is not process:
+                    other.others.meet(str(teller), {})
 
     def pick(self, job: Job, now_s: float) -> int | None:
-        self._hear(now_s)
+        self._hear(job, now_s)
         return self._of(job).pick(job, now_s)
 
     def on_dispatch(self, job: Job, site: Site, now_s: float) -> None:
         self._of(job).on_dispatch(job, site, now_s)
-        is_own = site.kind != "external"
-        tokens = job.prompt_tokens
-        self._tell(
-            job, site, now_s, (tokens, NO_LESSON, 0, 0.0) if is_own else (0, NO_LESSON, 1, float(tokens))
-        )
+        self._tell(job, site, now_s)
 
     def on_first(self, job: Job, site: Site, now_s: float) -> None:
-        self._hear(now_s)
+        self._hear(job, now_s)
         self._of(job).on_first(job, site, now_s)
-        if site.kind != "external":
-            lesson = self._of(job).first_token(job, now_s).lesson()
-            self._tell(job, site, now_s, (-job.prompt_tokens, lesson, 0, 0.0))
+        self._tell(job, site, now_s)
 
     def on_done(self, job: Job, site: Site, now_s: float) -> None:
         self._of(job).on_done(job, site, now_s)
+        self._tell(job, site, now_s)
 
     def on_error(self, job: Job, site: Site, now_s: float, kind: str) -> None:
         self._of(job).on_error(job, site, now_s, kind)
-        if kind == "lost" and job.first_s is None:
-            self._tell(job, site, now_s, (-job.prompt_tokens, NO_LESSON, 0, 0.0))
+        self._tell(job, site, now_s)
 
     def on_pace(self, site: Site, pace_s: float, now_s: float) -> None:
         for process in self._processes:
@@ -301,25 +291,25 @@ class ProcessesRouter(Router):
             process.on_poll(now_s)
 
     def replicas_wanted(self, site: Site, now_s: float) -> int:
-        return max(process.replicas_wanted(site, now_s) for process in self._processes)
+        return self._processes[0].replicas_wanted(site, now_s)
 
     def _of(self, job: Job) -> PolicyRouter:
         return self._processes[job.number % len(self._processes)]
 
-    def _tell(self, job: Job, site: Site, now_s: float, told: "Told") -> None:
-        if self._told_after_s is not None:
-            teller = job.number % len(self._processes)
-            self._untold.append((now_s + self._told_after_s, teller, site, told))
-
-    def _hear(self, now_s: float) -> None:
+    def _hear(self, job: Job, now_s: float) -> None:
         while self._untold and self._untold[0][0] <= now_s:
-            at_s, teller, site, told = self._untold.popleft()
-            self._backlogs[site.number, teller] += told[0]
+            _, teller, name, row = self._untold.popleft()
             for index, process in enumerate(self._processes):
                 if index != teller:
-                    others = [n for n in range(len(self._processes)) if n != index]
-                    backlog = sum(self._backlogs[site.number, other] for other in others)
-                    process.on_shared(site, (backlog, *told[1:]), at_s)
+                    process.others.hear(str(teller), name, row)
+        self._of(job).hear(now_s)
+
+    def _tell(self, job: Job, site: Site, now_s: float) -> None:
+        name = str(site.number)
+        row = self._of(job).rows.get(name)
+        if self._told_after_s is not None and row is not None:
+            teller = job.number % len(self._processes)
+            self._untold.append((now_s + self._told_after_s, teller, name, tuple(row)))
 
 
 def _deployment(site: Site) -> Deployment:

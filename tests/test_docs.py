@@ -56,7 +56,7 @@ def metric_names():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id == "Counter":
                 yield node.args[0].value + "_total"
-            elif node.func.id in {"Gauge", "Histogram"}:
+            elif node.func.id in {"Gauge", "Histogram", "SnapshotGauge"}:
                 yield node.args[0].value
 
 

@@ -16,4 +16,4 @@ def score_latency(given: ScoreInput) -> float:
         now_s=given.now_s,
     )
     latency_s = UNKNOWN_LATENCY_S if known_s is None else known_s
-    return latency_s * (1 + given.state.in_flight / deployment.in_flight_max)
+    return latency_s * (1 + given.state.all_in_flight / deployment.in_flight_max)

@@ -5,4 +5,4 @@ from routing.scoring import ScoreInput
 
 def score_least_busy(given: ScoreInput) -> float:
     """The smallest share of its in-flight limit in use."""
-    return given.state.in_flight / given.deployment.in_flight_max
+    return given.state.all_in_flight / given.deployment.in_flight_max

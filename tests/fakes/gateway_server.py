@@ -61,13 +61,13 @@ class Control:
 class RunningGateway:
     """`manage.py serve` on a free port; `settings_module` may shorten what tests would wait for."""
 
-    def __init__(self, *, env, log_path, settings_module="gateway.settings"):
+    def __init__(self, *, env, log_path, settings_module="gateway.settings", options=()):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = log_path
         with log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", LAUNCHER, "serve", "--port", str(self.port)],
+                [sys.executable, "-c", LAUNCHER, "serve", "--port", str(self.port), *options],
                 cwd=ROOT,
                 env={**env, "DJANGO_SETTINGS_MODULE": settings_module},
                 stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from uvicorn import Config
 
 from gateway import server as serving
@@ -204,3 +205,22 @@ def test_options_of_uvicorn(monkeypatch):
         "forwarded_allow_ips": ["10.0.0.1"],
     }
     assert (seen["timeout_keep_alive"], seen["backlog"], seen["timeout_graceful_shutdown"]) == (75, 2048, 35)
+
+
+def test_processes_share_a_port_and_strangers_do_not():
+    port = free_port()
+    with (
+        serving.shared_socket(host="127.0.0.1", port=port) as first,
+        serving.shared_socket(host="127.0.0.1", port=port) as second,
+    ):
+        assert first.getsockname() == second.getsockname() == ("127.0.0.1", port)
+
+
+def test_port_that_another_holds_alone_is_refused():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        with pytest.raises(SystemExit) as ended:
+            serving.shared_socket(host="127.0.0.1", port=other.getsockname()[1])
+    assert ended.value.code == serving.STARTUP_EXIT_CODE

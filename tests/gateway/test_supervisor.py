@@ -297,3 +297,24 @@ def test_watchdog_kills_what_ignores_its_request():
         end_groups({process.pid}, grace_s=0.1)
 
         assert process.wait() == -signal.SIGKILL
+
+
+def test_children_without_a_folder_of_logs_write_where_we_do(said, capfd):
+    with Supervisor(log_dir=None, say=said.append) as supervisor:
+        supervisor.start(spec("one", "print('up', flush=True); raise SystemExit(3)", restart=False))
+        assert supervisor.wait_until(lambda: bool(said), timeout_s=10)
+
+    assert capfd.readouterr().out == "up\n"
+    assert said == ["one ended with exit code 3; going on without it. Its log is above."]
+
+
+def test_end_of_each_process_is_told(supervisor):
+    ended = []
+    supervisor.start(spec("one", SLEEPER, on_end=ended.append))
+    first = supervisor.group_of("one")
+    os.kill(first, signal.SIGKILL)
+    assert supervisor.wait_until(lambda: supervisor.group_of("one") not in {None, first}, timeout_s=10)
+    second = supervisor.group_of("one")
+    supervisor.stop_all()
+
+    assert ended == [first, second]

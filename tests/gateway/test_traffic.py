@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.errors import OverloadedError, UpstreamError
+from gateway.exchange import Exchange
 from gateway.traffic import Traffic
 from gateway.upstream import UpstreamFailure
 from routing.types import Usage
@@ -42,7 +43,7 @@ def later():
 
 @pytest.fixture
 def traffic(clock, later):
-    return Traffic(clock=clock, call_later=later)
+    return Traffic(clock=clock, exchange=Exchange(clock=clock), call_later=later)
 
 
 def attempt_of(place, *, is_stream=True, prompt_tokens=1000):

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.breaker import Breaker, on_abandon, on_dispatch, on_failure, on_success, phase
+from routing.breaker import (
+    OPEN_COUNT_MAX,
+    Breaker,
+    on_abandon,
+    on_dispatch,
+    on_failure,
+    on_shared,
+    on_success,
+    phase,
+)
 from tests.routing.values import LIGHT
 
 MIDDLE = 0.5  # the draw without any spread
@@ -242,3 +251,32 @@ def test_breaker_never_stays_open_for_ever_and_has_one_probe_at_most(steps):
         breaker = on_abandon(breaker, sent_s=sent_s)
 
     assert phase(breaker, now_s=now_s + 360.0) != "open"
+
+
+def test_breaker_that_opened_elsewhere_opens_here_for_as_long():
+    breaker = on_shared(Breaker(), open_until_s=107.0, now_s=100.0)
+
+    assert breaker == Breaker(open_count=1, opened_at_s=100.0, open_until_s=107.0)
+    assert on_shared(breaker, open_until_s=103.0, now_s=101.0).open_until_s == 107.0
+    assert on_shared(breaker, open_until_s=103.0, now_s=101.0).open_count == 1
+
+
+def test_breaker_that_closed_elsewhere_closes_here_and_forgets():
+    assert on_shared(opened(100.0), open_until_s=0.0, now_s=101.0) == Breaker(opened_at_s=100.0)
+    assert on_shared(Breaker(window_requests=3), open_until_s=0.0, now_s=101.0) == Breaker(window_requests=3)
+
+
+def test_news_of_the_past_and_news_during_our_own_probe_change_nothing():
+    closed, tried = Breaker(consecutive_failures=2), probing(opened(100.0), 106.0)
+
+    assert on_shared(closed, open_until_s=99.0, now_s=100.0) == closed
+    assert on_shared(tried, open_until_s=120.0, now_s=106.5) == tried
+    assert on_shared(tried, open_until_s=0.0, now_s=106.5) == tried
+
+
+def test_breaker_that_opens_elsewhere_again_and_again_is_counted_to_a_bound():
+    breaker = Breaker()
+    for number in range(OPEN_COUNT_MAX + 3):
+        breaker = on_shared(breaker, open_until_s=number * 10.0 + 105.0, now_s=number * 10.0 + 100.0)
+
+    assert breaker.open_count == OPEN_COUNT_MAX

@@ -69,6 +69,9 @@ def test_exclusion_reason_of_an_unpriced_deployment_under_a_hard_budget():
 @pytest.mark.parametrize(("in_flight", "reason"), [(9, ""), (10, "in_flight_max"), (11, "in_flight_max")])
 def test_exclusion_reason_of_a_full_deployment(in_flight, reason):
     assert reason_of(deployment(), state=DeploymentState(in_flight=in_flight)) == reason
+    assert (
+        reason_of(deployment(), state=DeploymentState(in_flight=3, others_in_flight=in_flight - 3)) == reason
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What events make of a deployment's state."""
 
 from collections.abc import Callable
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from routing.breaker import Breaker, phase
 from routing.forecast import Forecast
 from routing.learning import (
+    NOTHING_LEARNT,
     Abandoned,
     DeploymentState,
     Dispatched,
@@ -17,8 +19,10 @@ from routing.learning import (
     Failed,
     Finished,
     FirstToken,
+    Shared,
     observe,
 )
+from routing.quota import Quota
 from routing.vitals import Mean, Vitals
 from tests.routing.values import LIGHT
 
@@ -126,3 +130,26 @@ def test_observe_is_pure(in_flight, now_s):
 
     assert observe(state, Failed(sent_s=now_s, draw=0.3), now_s) == first
     assert state == kept
+
+
+def test_what_others_did_changes_only_what_is_theirs():
+    """Field by field: a new one that `Shared` forgot to carry over is lost here and not in production."""
+    known = DeploymentState(
+        in_flight=3,
+        others_in_flight=1,
+        vitals=Vitals(ttft_s=Mean(1.0, 2.0, 3.0)),
+        output_tokens=200.0,
+        pace_s=0.03,
+        pace_at_s=90.0,
+        miss_share=0.5,
+        forecast=Forecast(backlog_tokens=700, others_tokens=5, at_s=100.0),
+        quota=Quota(1.0, 2.0, 3.0),
+        breaker=Breaker(consecutive_failures=2),
+    )
+    fields = [field.name for field in dataclass_fields(DeploymentState)]
+    assert [name for name in fields if getattr(known, name) == getattr(NOTHING_LEARNT, name)] == []
+
+    heard = observe(known, Shared(in_flight=9, backlog_tokens=50), 100.0)
+
+    expected_forecast = replace(known.forecast, others_tokens=50)
+    assert heard == replace(known, others_in_flight=9, forecast=expected_forecast)

@@ -35,7 +35,7 @@ def routers(policy, count=1):
             PolicyRouter(policy, sites=sites, slo=SLO, penalty=PENALTY, chance=random.Random(7 + number))
             for number in range(count)
         ]
-        return processes[0] if count == 1 else ProcessesRouter(processes, sites=sites, told_after_s=0.0)
+        return processes[0] if count == 1 else ProcessesRouter(processes, told_after_s=0.0)
 
     return make
 

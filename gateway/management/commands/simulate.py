@@ -95,7 +95,7 @@ def _router(
     if processes == 1:
         return routers[0]
     told_after_s = None if told_after_ms < 0 else told_after_ms / 1000
-    return ProcessesRouter(routers, sites=sites, told_after_s=told_after_s)
+    return ProcessesRouter(routers, told_after_s=told_after_s)
 
 
 def _suite(folder: Path) -> Mapping[str, Any]:

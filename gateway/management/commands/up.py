@@ -69,7 +69,10 @@ class Command(BaseCommand):
             members = self._enter_demo_fleet() if settings.DEMO and not options["no_demo"] else ()
             plan = None if settings.REDIS_URL else plan_server(data_dir=settings.DATA_DIR)
             with Supervisor(log_dir=settings.DATA_DIR / "logs", say=self._say) as supervisor:
-                self._start_children(supervisor, plan=plan, members=members, host=host, port=port)
+                workers = options["workers"] or settings.WORKERS
+                self._start_children(
+                    supervisor, plan=plan, members=members, host=host, port=port, workers=workers
+                )
                 self._wait_until_ready(supervisor, members=members, url=base_url(host=host, port=port))
                 if not supervisor.is_stopping:
                     self._say(banner(made, members=members, url=base_url(host=host, port=port)))
@@ -95,14 +98,22 @@ class Command(BaseCommand):
         members: tuple[demo_fleet.Member, ...],
         host: str,
         port: int,
+        workers: int,
     ) -> None:
         data_dir = settings.DATA_DIR
         redis_url = plan.url if plan is not None else settings.REDIS_URL
         env = process_tree.base_environment(environment=os.environ, data_dir=data_dir, redis_url=redis_url)
         if plan is not None:
             supervisor.start(process_tree.valkey_child(plan, env=env))
-        web = process_tree.web_child(env=env, host=host, port=port, drain_timeout_s=settings.DRAIN_TIMEOUT_S)
-        supervisor.start(web)
+        for web in process_tree.web_children(
+            env=env,
+            host=host,
+            port=port,
+            drain_timeout_s=settings.DRAIN_TIMEOUT_S,
+            workers=workers,
+            data_dir=data_dir,
+        ):
+            supervisor.start(web)
         for member in members:
             stage = process_tree.STAGE_DEMO
             supervisor.start(demo_fleet.child_of(member, env=env, data_dir=data_dir, stage=stage))
@@ -120,7 +131,7 @@ class Command(BaseCommand):
             lambda: answers_200(f"{url}/health/ready"), timeout_s=READY_TIMEOUT_S
         )
         if not is_ready and not supervisor.is_stopping:
-            self._say(f"Not ready after {READY_TIMEOUT_S} s: see {settings.DATA_DIR / 'logs' / 'web.log'}")
+            self._say(f"Not ready after {READY_TIMEOUT_S} s: see web*.log in {settings.DATA_DIR / 'logs'}")
             return
         names = {member.site.name for member in members}
         for condition in (
