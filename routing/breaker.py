@@ -103,6 +103,25 @@ def on_failure(
     )
 
 
+def on_shared_ends(breaker: Breaker, *, failures: int, successes: int, now_s: float) -> Breaker:
+    """Requests of other processes ended: their failures are in our row too, any success of theirs ends it.
+
+    Only the row is shared: of the share of failures within 30 s each process judges by its own.
+    """
+    if breaker.open_until_s != 0.0:
+        return breaker
+    row = 0 if successes else breaker.consecutive_failures + failures
+    breaker = replace(breaker, consecutive_failures=row)
+    if row < CONSECUTIVE_FAILURES_MAX:
+        return breaker
+    return replace(
+        breaker,
+        open_count=min(breaker.open_count + 1, OPEN_COUNT_MAX),
+        opened_at_s=now_s,
+        open_until_s=now_s + min(OPEN_S * 2**breaker.open_count, OPEN_S_MAX),
+    )
+
+
 def on_shared(breaker: Breaker, *, open_until_s: float, now_s: float) -> Breaker:
     """Another process's breaker opened until then, or closed (0), and ours does as it did.
 

@@ -136,7 +136,8 @@ class Shared:
     """What the other processes did: their backlog and requests now, and what happened since they last told.
 
     `requests` and `tokens` are what they took of the deployment's limits meanwhile, `refusals` how often the
-    provider refused them by its limits. `open_until_s`: their breaker opened until then, or closed (0).
+    provider refused them by its limits, `failures` and `successes` what counts for the breaker.
+    `open_until_s`: their breaker opened until then, or closed (0).
     """
 
     in_flight: int = 0
@@ -145,6 +146,8 @@ class Shared:
     requests: int = 0
     tokens: float = 0.0
     refusals: int = 0
+    failures: int = 0
+    successes: int = 0
     open_until_s: float | None = None
     requests_per_min: float = UNLIMITED
     tokens_per_min: float = UNLIMITED
@@ -238,6 +241,11 @@ def _on_shared(state: DeploymentState, event: Shared, now_s: float) -> Deploymen
     )
     if event.requests_per_min != UNLIMITED or event.tokens_per_min != UNLIMITED:
         state = replace(state, quota=_shared_quota(state.quota, event, now_s))
+    if event.failures or (event.successes and state.breaker.consecutive_failures):
+        breaker = breakers.on_shared_ends(
+            state.breaker, failures=event.failures, successes=event.successes, now_s=now_s
+        )
+        state = replace(state, breaker=breaker)
     if event.open_until_s is not None:
         breaker = breakers.on_shared(state.breaker, open_until_s=event.open_until_s, now_s=now_s)
         state = replace(state, breaker=breaker)

@@ -18,6 +18,7 @@ from routing.learning import (
     Dispatched,
     Event,
     Failed,
+    Finished,
     FirstToken,
     Presumed,
     Shared,
@@ -26,13 +27,14 @@ from routing.quota import UNLIMITED
 
 # Places in a row. What stands now:
 IN_FLIGHT, BACKLOG_TOKENS = 0, 1
-# What grows: requests and tokens under a provider's limits, its refusals, first tokens and what they taught.
+# What grows: requests and tokens under a provider's limits, its refusals, first tokens and what they taught,
+# failures and successes that count for the breaker, how often it opened or closed.
 REQUESTS, TOKENS, REFUSALS = 2, 3, 4
 DRAINED_TOKENS, LESSONS, MISSES, ERROR_SUM, ERROR_SQUARE_SUM, SLOPES = 5, 6, 7, 8, 9, 10
-BREAKER_CHANGES = 11
+FAILURES, SUCCESSES, BREAKER_CHANGES = 11, 12, 13
 # What was so last: limits per minute (0: none), the slope in ns per token, when the breaker ends (0: closed).
-REQUESTS_PER_MIN, TOKENS_PER_MIN, SLOPE_NS, OPEN_UNTIL_US = 12, 13, 14, 15
-FIELDS = 16
+REQUESTS_PER_MIN, TOKENS_PER_MIN, SLOPE_NS, OPEN_UNTIL_US = 14, 15, 16, 17
+FIELDS = 18
 GROWING = slice(REQUESTS, BREAKER_CHANGES + 1)
 # Sums of logarithms are told in billionths.
 LOG_UNITS = 1e9
@@ -60,9 +62,14 @@ def note(row: Row, event: Event, *, before: DeploymentState, after: DeploymentSt
             _note_lesson(row, event.lesson())
     elif isinstance(event, Presumed):
         row[DRAINED_TOKENS] += event.prompt_tokens
-    elif isinstance(event, Failed) and event.is_rate_limited:
-        row[REFUSALS] += 1
-        _note_limits(row, event)
+    elif isinstance(event, Finished):
+        row[SUCCESSES] += after.breaker is not before.breaker
+    elif isinstance(event, Failed):
+        # One that was sent before the breaker last opened says nothing, and leaves it as it is.
+        row[FAILURES] += after.breaker is not before.breaker
+        if event.is_rate_limited:
+            row[REFUSALS] += 1
+            _note_limits(row, event)
     if after.breaker.open_until_s != before.breaker.open_until_s:
         row[BREAKER_CHANGES] += 1
         row[OPEN_UNTIL_US] = int(after.breaker.open_until_s * US_PER_S)
@@ -163,7 +170,8 @@ class Others(Sum):
         if not any(growth):
             return Shared(in_flight=in_flight, backlog_tokens=backlog_tokens)
         row[GROWING] = NOTHING[GROWING]
-        requests, tokens, refusals, drained_tokens, count, misses, errors, squares, slopes, changes = growth
+        requests, tokens, refusals, drained_tokens, count, misses, errors, squares, slopes = growth[:9]
+        failures, successes, changes = growth[9:]
         lesson = NO_LESSON
         if drained_tokens:
             lesson = Lesson(
@@ -181,6 +189,8 @@ class Others(Sum):
             requests=requests,
             tokens=float(tokens),
             refusals=refusals,
+            failures=failures,
+            successes=successes,
             requests_per_min=row[REQUESTS_PER_MIN] or UNLIMITED,
             tokens_per_min=row[TOKENS_PER_MIN] or UNLIMITED,
             open_until_s=row[OPEN_UNTIL_US] / US_PER_S if changes else None,

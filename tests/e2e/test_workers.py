@@ -144,6 +144,23 @@ async def test_counters_of_all_workers_are_summed_up(fleet):
     assert f"llm_router_cluster_health{{{labels}}}" in seen
 
 
+def test_cluster_that_is_dead_gets_no_more_from_two_workers_than_from_one(fleet):
+    fleet.add_cluster(is_dead=True)
+    fleet.add_cluster()
+    key = fleet.issue_key()
+    all_know(fleet)
+    headers = {"authorization": f"Bearer {key.key}"}
+
+    statuses = [
+        ask(fleet.gateway, "POST", CHAT_PATH, json=fleet.chat(max_tokens=3), headers=headers).status_code
+        for _ in range(40)
+    ]
+
+    rows = fleet.settled_rows(key, count=45)
+    assert statuses == [200] * 40
+    assert Counter(row["outcome"] for row in rows) == {"ok": 40, "failed": 5}
+
+
 async def test_places_of_a_killed_worker_come_free(fleet):
     site = fleet.add_cluster(standin={"tokens_per_s": 20.0}, in_flight_max=4)
     key = fleet.issue_key()

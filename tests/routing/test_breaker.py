@@ -1,5 +1,7 @@
 """The breaker: when it opens, for how long, who probes, and what late news may do."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from routing.breaker import (
     on_dispatch,
     on_failure,
     on_shared,
+    on_shared_ends,
     on_success,
     phase,
 )
@@ -280,3 +283,23 @@ def test_breaker_that_opens_elsewhere_again_and_again_is_counted_to_a_bound():
         breaker = on_shared(breaker, open_until_s=number * 10.0 + 105.0, now_s=number * 10.0 + 100.0)
 
     assert breaker.open_count == OPEN_COUNT_MAX
+
+
+def test_failures_of_others_are_in_the_same_row():
+    breaker = on_shared_ends(failed(Breaker(), 100.0), failures=3, successes=0, now_s=100.0)
+
+    assert phase(breaker, now_s=100.0) == "closed"
+    assert phase(failed(breaker, 100.5), now_s=100.5) == "open"
+    assert on_shared_ends(breaker, failures=1, successes=0, now_s=101.0) == replace(
+        breaker, consecutive_failures=5, open_count=1, opened_at_s=101.0, open_until_s=106.0
+    )
+
+
+def test_success_of_another_ends_the_row_and_failures_beside_it_begin_none():
+    breaker = failed(failed(Breaker(), 100.0), 100.0)
+
+    assert on_shared_ends(breaker, failures=9, successes=1, now_s=100.0).consecutive_failures == 0
+
+
+def test_ends_elsewhere_say_nothing_of_an_open_breaker():
+    assert on_shared_ends(opened(100.0), failures=9, successes=9, now_s=101.0) == opened(100.0)

@@ -219,3 +219,37 @@ def test_sum_is_that_of_the_latest_rows_of_who_lives(steps):
     grown[IN_FLIGHT] = sum(row[IN_FLIGHT] for row in heard.values())
     grown[BACKLOG_TOKENS] = sum(row[BACKLOG_TOKENS] for row in heard.values())
     assert total.rows.get("d", new_row())[:4] == grown[:4]
+
+
+def test_failures_dealt_to_several_processes_open_each_breaker_at_the_fifth():
+    """As if one process had seen all of them."""
+    rows, states, others = [new_row() for _ in range(4)], [NOTHING_LEARNT] * 4, [Others() for _ in range(4)]
+    for hearer in range(4):
+        for teller in range(4):
+            if teller != hearer:
+                others[hearer].meet(str(teller), {})
+    dispatched = 0
+    for number in range(20):
+        hearer, now_s = number % 4, 100.0 + number / 100
+        for teller in range(4):
+            if teller != hearer:
+                others[hearer].hear(str(teller), "d", tuple(rows[teller]))
+        for _, shared in others[hearer].news():
+            states[hearer] = observe(states[hearer], shared, now_s)
+        if breaker.phase(states[hearer].breaker, now_s=now_s) == "open":
+            continue
+        dispatched += 1
+        for event in (Dispatched(sent_s=now_s), Failed(sent_s=now_s, draw=0.5)):
+            before, states[hearer] = states[hearer], observe(states[hearer], event, now_s)
+            note(rows[hearer], event, before=before, after=states[hearer])
+
+    assert dispatched == breaker.CONSECUTIVE_FAILURES_MAX
+
+
+def test_success_is_told_and_ends_the_row_of_who_hears():
+    finished = Finished(sent_s=99.0, output_tokens=1)
+    ((_, shared),) = others_of(told(SENT, finished)[0]).news()
+    state = observe(NOTHING_LEARNT, Failed(sent_s=99.0, draw=0.5), 100.0)
+
+    assert (shared.successes, shared.failures) == (1, 0)
+    assert observe(state, shared, 100.0).breaker.consecutive_failures == 0
