@@ -54,7 +54,7 @@ class LedgerUnavailableError(LedgerError):
 class WindowClaim:
     """One budget's window that a hold counts against; `is_hard` says whether it may refuse.
 
-    One that `is_clamped` lowers a hold to what is left. One that `is_crossing` takes a hold while anything
+    One that `is_clamped` lowers a hold to what is left. One that `is_crossed` takes a hold while anything
     is left: who crosses the limit is the last.
     """
 
@@ -65,7 +65,7 @@ class WindowClaim:
     is_hard: bool
     starts_at: datetime
     ends_at: datetime | None
-    is_crossing: bool = False
+    is_crossed: bool = False
     is_clamped: bool = False
     window: str = ""  # day | week | month | total
     # While the limit is an override: its end.

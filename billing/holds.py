@@ -101,7 +101,7 @@ def _addition(claim: WindowClaim, *, amount: int, latest: int) -> tuple[str, lis
     if not claim.is_hard:
         return sql, [amount, claim.window_id]
     # A crossing one needs room for all but the latest hold, and a nano-USD more.
-    limit = claim.limit_nanousd + (latest - 1 if claim.is_crossing else 0)
+    limit = claim.limit_nanousd + (latest - 1 if claim.is_crossed else 0)
     return f"{sql} AND spent_nanousd + held_nanousd + %s <= %s", [amount, claim.window_id, amount, limit]
 
 
@@ -161,7 +161,7 @@ def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
 
 def _least_needed(hold: Hold, claim: WindowClaim, clamp: Clamp | None) -> int:
     """The room without which the window refuses the hold."""
-    if claim.is_crossing:
+    if claim.is_crossed:
         return 1
     if clamp is not None:
         return clamp.held_nanousd(output_tokens=clamp.output_tokens_min)

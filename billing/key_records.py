@@ -80,6 +80,8 @@ class BudgetChange:
     is_hard: bool
     limit_nanousd: int | None
     window: str
+    # Of one that is made; one that is there keeps its rule.
+    is_crossed: bool = False
 
 
 # --- Writers. Each is one transaction; `changes` are columns of the row, and RecordError says what is wrong.
@@ -229,6 +231,8 @@ def _set_budgets(*, owner: Mapping[str, UUID], budget_changes: Sequence[BudgetCh
                 window=window,
                 timezone=found[0].timezone if found else "UTC",
                 is_hard=change.is_hard,
+                is_clamped=found[0].is_clamped if found else False,
+                is_crossed=found[0].is_crossed if found else change.is_crossed,
             )
 
 

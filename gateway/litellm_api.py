@@ -17,7 +17,6 @@ from ninja.errors import HttpError, ValidationError
 
 from billing import key_records, spend_logs
 from billing.key_records import BudgetChange, KeyRecord, TeamRecord
-from billing.principals import LITELLM_ORGANISATION
 from billing.records import RecordError
 from gateway.lifespan import wall_clock
 from gateway.litellm_schemas import (
@@ -38,6 +37,8 @@ from gateway.litellm_schemas import (
     window_of_duration,
 )
 
+# What it makes lives here, where nothing else is said.
+LITELLM_ORGANISATION = "litellm"
 DEFAULT_TEAM = "litellm"
 DEFAULT_NAME = "litellm"
 SPEND_SPAN_MAX = timedelta(days=400)
@@ -314,7 +315,8 @@ def _budget_changes(body: LimitsBody, *, before: KeyRecord | TeamRecord | None) 
         if name in given:
             amount = getattr(body, name)
             limit = None if amount is None else limit_nanousd(amount, param=name)
-        changes.append(BudgetChange(is_hard=is_hard, limit_nanousd=limit, window=window))
+        # LiteLLM's own rule for the budgets that it makes.
+        changes.append(BudgetChange(is_hard=is_hard, limit_nanousd=limit, window=window, is_crossed=is_hard))
     return changes
 
 

@@ -61,7 +61,7 @@ def budget_refusal(error: BudgetExceededError) -> GatewayError:
             f"{_named(claim)} has no room at the moment for this request, which {_needs(error)}: "
             f"{_sums(error)}. What those do not use comes free when they end: send it again in a second."
         )
-    if claim.is_crossing:
+    if claim.is_crossed:
         return crossed_budget_refusal(error)
     return InsufficientQuotaError(
         f"{_named(claim)} has no room for this request, which {_needs(error)}: {_sums(error)}. "
@@ -90,7 +90,7 @@ def _named(claim: WindowClaim) -> str:
 
 def _needs(error: BudgetExceededError) -> str:
     needed = usd_text(error.needed_nanousd)
-    if error.claim.is_crossing:
+    if error.claim.is_crossed:
         return "needs something to be left"
     if error.output_tokens_min is not None:
         return f"needs at least {needed} for its prompt and {error.output_tokens_min} tokens of answer"

@@ -81,7 +81,7 @@ def claim_of(budget):
         is_hard=budget.is_hard,
         starts_at=span.starts_at,
         ends_at=span.ends_at,
-        is_crossing=True,
+        is_crossed=True,
     )
 
 
@@ -280,7 +280,7 @@ def test_key_of_a_named_team(generate, post):
     answers = [generate(team_id="search"), generate(team_id=str(team_id))]
 
     assert [answer["team_id"] for answer in answers] == ["search", "search"]
-    assert {p.is_litellm for p in load_principals().values()} == {False}
+    assert {p.organisation for p in load_principals().values()} == {"acme"}
     assert post("/key/generate", {"team_id": "serach"}) == error(
         "There is no team 'serach': make it with POST /team/new, or in Admin > Teams.",
         status=404,
@@ -531,10 +531,28 @@ def test_team_with_a_budget_binds_its_keys(generate, post):
         "rpm_limit": 9,
     }
     assert Team.objects.get(name="search").rpm_max == 9
-    assert principal.is_litellm
-    assert sorted((b.owner, b.limit_nanousd) for b in principal.budgets) == [
-        ('key "litellm"', 10**9),
-        ('team "search"', 5 * 10**8),
+    assert principal.organisation == "litellm"
+    assert sorted((b.owner, b.limit_nanousd, b.is_crossed) for b in principal.budgets) == [
+        ('key "litellm"', 10**9, True),
+        ('team "search"', 5 * 10**8, True),
+    ]
+
+
+def test_budget_keeps_its_rule_whatever_the_shim_changes(generate, post):
+    keys_made = [generate(max_budget=1, soft_budget=0.5)["key"] for _ in range(2)]
+    key_ids = [load_principals()[keys.digest_key(key.encode())].key_id for key in keys_made]
+    Budget.objects.filter(key_id=key_ids[1], is_hard=True).update(is_crossed=False, is_clamped=True)
+
+    for key in keys_made:
+        status, _ = post("/key/update", {"key": key, "max_budget": 2, "budget_duration": "1d"})
+        assert status == 200
+
+    columns = ("is_hard", "limit_nanousd", "window", "is_clamped", "is_crossed")
+    found = [set(Budget.objects.filter(key_id=key_id).values_list(*columns)) for key_id in key_ids]
+    soft = (False, 5 * 10**8, "day", False, False)
+    assert found == [
+        {(True, 2 * 10**9, "day", False, True), soft},
+        {(True, 2 * 10**9, "day", True, False), soft},
     ]
 
 

@@ -235,7 +235,7 @@ def test_refusal_is_final_where_spent_alone_leaves_no_room(spent, held, kind):
 )
 def test_refusal_of_a_crossed_budget_is_in_litellm_s_words(owner, team, path):
     kind, message = budget_refusal_of(
-        spent=1_500_000_000, limit_nanousd=1_000_000_000, is_crossing=True, owner=owner
+        spent=1_500_000_000, limit_nanousd=1_000_000_000, is_crossed=True, owner=owner
     )
 
     assert kind is CrossedBudgetError
@@ -247,7 +247,7 @@ def test_refusal_of_a_crossed_budget_is_in_litellm_s_words(owner, team, path):
 
 
 def test_refusal_of_a_budget_that_running_requests_may_cross_asks_to_come_again():
-    kind, message = budget_refusal_of(spent=0, held=10_000_000_000, needed=1, is_crossing=True)
+    kind, message = budget_refusal_of(spent=0, held=10_000_000_000, needed=1, is_crossed=True)
 
     assert kind is BudgetHeldError
     assert message == (
