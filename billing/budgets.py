@@ -35,7 +35,7 @@ class BudgetView:
     override_until: datetime | None = None
 
 
-def put_budget(
+def put_budget(  # noqa: PLR0913 -- a budget has this many parts
     *,
     organisation_id: UUID | None = None,
     team_id: UUID | None = None,

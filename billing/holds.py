@@ -12,7 +12,7 @@ from billing.statements import InsertStatement, chunks, converter, execute_all, 
 
 
 class _NoRoomError(Exception):
-    """Some hard window has no room for what was to be added to it."""
+    """Some hard window has no room for all that was to be added to it, or no one rule for it."""
 
 
 def write_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
@@ -82,10 +82,12 @@ def _add_to_windows(cursor: Any, connection: Any, holds: Sequence[Hold], *, is_d
     for hold in holds:
         for claim in hold.claims:
             amounts[claim.window_id] += hold.held_nanousd
-            # While a limit changes two are known. All holds keep to the lower one; or it was decided on each
-            # by its own, and then the last one's counts.
-            known = claim if is_decided else claims.get(claim.window_id, claim)
-            claims[claim.window_id] = min(known, claim, key=_strictness)
+            known = claims.get(claim.window_id, claim)
+            if not is_decided and _rule(known) != _rule(claim):
+                # While a budget changes two rules are known: each hold keeps to its own, one by one.
+                raise _NoRoomError
+            # Where it was decided on each by its own, the last one's counts.
+            claims[claim.window_id] = claim
             latest[claim.window_id] = hold.held_nanousd
     # In id order, so that two processes never lock two windows crosswise.
     statements = [
@@ -105,8 +107,8 @@ def _addition(claim: WindowClaim, *, amount: int, latest: int) -> tuple[str, lis
     return f"{sql} AND spent_nanousd + held_nanousd + %s <= %s", [amount, claim.window_id, amount, limit]
 
 
-def _strictness(claim: WindowClaim) -> tuple[bool, int]:
-    return not claim.is_hard, claim.limit_nanousd
+def _rule(claim: WindowClaim) -> tuple[bool, bool, int]:
+    return claim.is_hard, claim.is_crossed, claim.limit_nanousd
 
 
 def _load_verdicts(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
