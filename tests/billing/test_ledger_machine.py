@@ -225,9 +225,7 @@ class LedgerMachine(RuleBasedStateMachine):
         is_crossed = self.claims[place].is_crossed != (is_turned and own.is_hard and not own.is_clamped)
         limit = own.limit_nanousd * percent // 100
         until = None if percent == 100 else self.now + timedelta(hours=1)
-        self.claims[place] = replace(
-            own, limit_nanousd=limit, is_crossed=is_crossed, override_until=until
-        )
+        self.claims[place] = replace(own, limit_nanousd=limit, is_crossed=is_crossed, override_until=until)
         self.limits[own.window_id] = max(limit, self.limits[own.window_id])
 
     @precondition(lambda self: self.holds)
