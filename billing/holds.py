@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from billing.doubt import load_in_doubt
 from billing.entries import Batch, BudgetExceededError, Checkpoint, Clamp, Hold, Verdict, WindowClaim
 from billing.models import BudgetWindow, Reservation
 from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
@@ -112,14 +113,15 @@ def _rule(claim: WindowClaim) -> tuple[bool, bool, int]:
 
 
 def _load_verdicts(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
-    """Decide on each hold by the sums of its windows and what those before it take; all in two queries."""
+    """Decide on each hold by the sums of its windows and what those before it take; all in three queries."""
     present = _load_held(cursor, connection, holds)
     sums = _load_sums(cursor, sorted({claim.window_id for hold in holds for claim in hold.claims}))
+    in_doubt = load_in_doubt(cursor)
     verdicts: dict[UUID, Verdict] = {}
     for hold in holds:
         if hold.attempt_id in present:
             continue
-        verdict = _verdict(hold, sums)
+        verdict = _verdict(hold, sums, in_doubt)
         if verdict is not None:
             verdicts[hold.attempt_id] = verdict
         if isinstance(verdict, BudgetExceededError):
@@ -131,7 +133,7 @@ def _load_verdicts(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[
     return verdicts
 
 
-def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
+def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]], in_doubt: Mapping[str, int]) -> Verdict | None:
     """None where it fits; lowered to the room that is left where all that lack room are clamped."""
     refusals: list[BudgetExceededError] = []
     rooms: list[int] = []
@@ -146,6 +148,7 @@ def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
                 needed_nanousd=needed,
                 spent_nanousd=spent,
                 held_nanousd=held,
+                in_doubt_nanousd=in_doubt.get(claim.window_id, 0),
                 output_tokens_min=clamp.output_tokens_min if clamp else None,
             )
             refusals.append(refusal)
@@ -153,12 +156,18 @@ def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
             rooms.append(room)
     if refusals:
         # The one that is furthest from having room: where one is spent, waiting for another is no use.
-        return min(refusals, key=lambda e: e.claim.limit_nanousd - e.spent_nanousd - e.needed_nanousd)
+        return min(refusals, key=_lasting_room)
     if min(rooms, default=hold.held_nanousd) >= hold.held_nanousd:
         return None
     lowered = _lowered(hold, room_nanousd=min(rooms))
     assert lowered is not None, "there is room for the least"
     return lowered
+
+
+def _lasting_room(refusal: BudgetExceededError) -> int:
+    """What would be left if all that runs now cost nothing."""
+    bound_nanousd = refusal.spent_nanousd + refusal.in_doubt_nanousd + refusal.needed_nanousd
+    return refusal.claim.limit_nanousd - bound_nanousd
 
 
 def _least_needed(hold: Hold, claim: WindowClaim, clamp: Clamp | None) -> int:

@@ -56,6 +56,8 @@ class Reservation(models.Model):
             models.Index(
                 fields=["owner"], name="reservation_open", condition=Q(state__in=["held", "in_doubt"])
             ),
+            # Refusals and balances ask what attempts in doubt hold; there are some only after a crash.
+            models.Index(fields=["attempt_id"], name="reservation_in_doubt", condition=Q(state="in_doubt")),
         ]
 
     def __str__(self) -> str:
