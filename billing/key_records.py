@@ -25,6 +25,8 @@ class BudgetRecord:
     """The one budget of its kind that an owner has; `spent_nanousd` is of the window that runs now."""
 
     limit_nanousd: int
+    # The limit that counts now: that of an override, while there is one.
+    limit_now_nanousd: int
     window: str
     spent_nanousd: int
     ends_at: datetime | None
@@ -283,6 +285,7 @@ def _budget_record(*, owner: Mapping[str, UUID], is_hard: bool, now: datetime) -
     spent = BudgetWindow.objects.filter(id=f"{budget.id}:{span.key}").values_list("spent_nanousd", flat=True)
     return BudgetRecord(
         limit_nanousd=budget.limit_nanousd,
+        limit_now_nanousd=budgets.limit_at(budget, now=now),
         window=budget.window,
         spent_nanousd=spent.first() or 0,
         ends_at=span.ends_at,

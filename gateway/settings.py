@@ -81,6 +81,17 @@ SECRET_KEY = _secret("SECRET_KEY", kept_in=DATA_DIR / "secret_key")
 ENCRYPTION_KEYS = _secret("GATEWAY_ENCRYPTION_KEYS", kept_in=DATA_DIR / "encryption_keys").split(",")
 # Turns LiteLLM's key management on (gateway.litellm_api); empty: it is off.
 MASTER_KEY = _secret("GATEWAY_MASTER_KEY", kept_in=None)
+# A start with a shorter one is refused.
+MASTER_KEY_CHARACTERS_MIN = _number("GATEWAY_MASTER_KEY_CHARACTERS_MIN", 16)
+# Of each process, in its memory.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "wrong_keys": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "LOCATION": "wrong_keys",
+        "OPTIONS": {"MAX_ENTRIES": 10_000},
+    },
+}
 
 # Signs the webhooks that warn of budgets; receivers are given it.
 WEBHOOK_SECRET = _secret("GATEWAY_WEBHOOK_SECRET", kept_in=DATA_DIR / "webhook_secret")

@@ -184,6 +184,8 @@ class CapacityHour(models.Model):
     committed_nanousd_per_hour = models.BigIntegerField(default=0)
     # Each sample's replicas added up: divided by sample_count it is how many ran on average.
     replica_samples = models.PositiveBigIntegerField(default=0)
+    # The router's overhead factor then, for the seed's formula; null: hours of before it was kept.
+    overhead_permille = models.PositiveIntegerField(null=True)
     updated_at = models.DateTimeField()
 
     class Meta:
