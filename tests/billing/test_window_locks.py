@@ -26,23 +26,30 @@ WAIT_S = 20
 def in_two_threads(first, second):
     """Both at once, each with a connection of its own; gives back what they return."""
 
-    def run(work):
+    with ThreadPoolExecutor(2) as threads:
+        futures = [threads.submit(closing(first)), threads.submit(closing(second))]
+        return [future.result(WAIT_S) for future in futures]
+
+
+def closing(work):
+    """The same; the thread's connections are closed after it."""
+
+    def run():
         try:
             return work()
         finally:
             connections.close_all()
 
-    with ThreadPoolExecutor(2) as threads:
-        return [future.result(WAIT_S) for future in [threads.submit(run, first), threads.submit(run, second)]]
+    return run
 
 
-def is_blocked():
-    """Whether some backend waits for a lock; asked until it is so, or for long."""
+def is_blocked(*, count=1):
+    """Whether so many backends wait for a lock; asked until it is so, or for long."""
     sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     for _ in range(200):
         with connections[django_settings.LEDGER_DATABASE].cursor() as cursor:
             cursor.execute(sql)
-            if cursor.fetchone()[0]:
+            if cursor.fetchone()[0] >= count:
                 return True
         threading.Event().wait(0.01)
     return False
@@ -110,4 +117,36 @@ def test_windows_named_in_opposite_order_are_locked_in_one():
     assert found == [{}, {}]
     sums = BudgetWindow.objects.order_by("id").values_list("spent_nanousd", "held_nanousd")
     assert list(sums) == [(1_000, 1_000), (1_000, 1_000)]
+    assert reconcile().drift == ()
+
+
+def test_holds_lock_windows_in_the_order_in_which_settlements_do():
+    """Settlements alone lock no windows ahead: whoever went the other way round would meet them half-way."""
+    first, middle, last = (new_claim(limit_nanousd=10**9, budget=number) for number in (1, 2, 3))
+    old = new_hold(claims=[first, last])
+    ledger.commit(Batch(holds=[old, new_hold(claims=[middle])]))
+    is_locked = threading.Event()
+
+    def hold():
+        is_locked.wait(WAIT_S)
+        return ledger.commit(Batch(holds=[new_hold(claims=[last, middle, first])]))
+
+    def settle():
+        is_locked.wait(WAIT_S)
+        # The hold waits for the middle window by now, with all that it locks before it.
+        is_blocked()
+        return ledger.commit(Batch(settlements=[new_settlement(old, input_tokens=1)]))
+
+    def stand_between():
+        with ledger.ledger_transaction():
+            BudgetWindow.objects.select_for_update().get(id=middle.window_id)
+            is_locked.set()
+            assert is_blocked(count=2)
+
+    with ThreadPoolExecutor(1) as threads:
+        between = threads.submit(closing(stand_between))
+        found = in_two_threads(hold, settle)
+        between.result(WAIT_S)
+
+    assert found == [{}, {}]
     assert reconcile().drift == ()
