@@ -23,7 +23,6 @@ def test_task_samples_the_clusters_that_are_paid_by_the_hour():
     add_cluster(name="unrated")
     add_cluster(name="down", billing="autoscaled")
     add_cluster(name="bought", kind="provider", billing="metered")
-    add_cluster(name="own-by-token", billing="metered")
     Cluster.objects.filter(name="down").update(health="unhealthy")
 
     for second in (0, 30):
