@@ -270,6 +270,7 @@ CELERY_BEAT_SCHEDULE = {
     "warn-budgets": {"task": "gateway.tasks.warn_of_budgets", "schedule": 10},
     "recover-attempts": {"task": "billing.tasks.mark_attempts_in_doubt", "schedule": 30},
     "prune-ledger": {"task": "billing.tasks.prune_ledger", "schedule": 3600},
+    "prune-warnings": {"task": "billing.tasks.prune_warnings", "schedule": 3600},
     "prune-kept-answers": {"task": "billing.tasks.prune_kept_answers", "schedule": 600},
     "prune-health-checks": {"task": "clusters.tasks.prune_health_checks", "schedule": 3600},
 }
