@@ -11,7 +11,7 @@ from clusters.models import Cluster
 from clusters.paying import billing_fault
 from tests.clusters.rows import add_cluster
 
-migration = import_module("clusters.migrations.0003_providers_are_metered")
+migration = import_module("clusters.migrations.0004_providers_are_metered")
 
 
 @pytest.mark.parametrize(

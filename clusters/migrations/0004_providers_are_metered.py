@@ -11,7 +11,7 @@ def meter(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("clusters", "0002_hourly_costs"),
+        ("clusters", "0003_latency_objective"),
     ]
 
     operations = [
