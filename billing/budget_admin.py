@@ -29,7 +29,7 @@ class BudgetAdmin(DoorAdmin):
         ("Override", {"fields": ("override_limit_nanousd", "override_until", "override_reason")}),
         ("Warnings", {"fields": ("warning_percents", "warning_emails", "warning_webhook")}),
     )
-    list_display = ("owner", "window", "limit", "spent", "held", "used", "kind", "timezone")
+    list_display = ("owner", "window", "kind", "limit", "spent", "held", "used", "timezone")
     list_select_related = ("organisation", "team", "key")
     list_filter = ("window", *RULES)
     raw_id_fields = ("key",)
