@@ -45,8 +45,11 @@ def closing(work):
 
 def is_blocked(*, count=1):
     """Whether so many backends wait for a lock; asked until it is so, or for long."""
-    sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    for _ in range(200):
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    for _ in range(1_000):
         with connections[django_settings.LEDGER_DATABASE].cursor() as cursor:
             cursor.execute(sql)
             if cursor.fetchone()[0] >= count:
