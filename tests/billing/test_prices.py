@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 
 from billing import prices
 from billing.models import Price
@@ -344,20 +344,27 @@ def test_load_rates_asks_two_queries(price_count, django_assert_num_queries):
 @pytest.mark.django_db(transaction=True)
 def test_two_writers_of_one_moment_are_told_apart():
     """Each reads what is there before it writes: the second one has to see the first one's price."""
-    together = threading.Barrier(2)
+    is_written = threading.Event()
 
-    def write(rate):
+    def first():
+        with transaction.atomic():
+            put(input_microusd_per_mtok=1)
+            is_written.set()
+            # Long enough for the other one to read, if it may.
+            threading.Event().wait(0.3)
+
+    def second():
+        is_written.wait(10)
+        with pytest.raises(prices.PriceRecordError, match="exists already and differs"):
+            put(input_microusd_per_mtok=2)
+
+    def closing(work):
         try:
-            together.wait(10)
-            return put(input_microusd_per_mtok=rate)
-        except prices.PriceRecordError as error:
-            return str(error)
+            work()
         finally:
             connections.close_all()
 
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(write, (1, 2)))
+        list(threads.map(closing, (first, second)))
 
-    (refusal,) = [each for each in found if each is not True]
-    assert "exists already and differs" in refusal
-    assert Price.objects.count() == 1
+    assert Price.objects.get().input_microusd_per_mtok == 1
