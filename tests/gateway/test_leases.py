@@ -157,7 +157,7 @@ async def test_requests_that_lease_at_once_lose_no_slice_of_each_other(clean, mo
         taken = await admitted(limiter, given, tries=60)
         for _ in range(40):
             limiter._counters.slices["requests", "key:k"].used = 20
-            limiter._counters.slices["requests", "key:k"].ends_s = 0.0
+            limiter._counters.slices["requests", "key:k"].ends_s = time.monotonic()
             taken += sum(await asyncio.gather(*(passes(limiter, given) for _ in range(20))))
             await limiter._beat()
 
