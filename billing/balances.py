@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
+from django.db import connections
 from django.db.models import Q, Sum
 
 from billing.budgets import BudgetView, limit_at, override_at
+from billing.doubt import load_in_doubt
 from billing.models import Budget, BudgetWindow, SpendRollup
 from billing.principals import Principal
 from billing.reports import ReportRow, spend_report
@@ -65,6 +68,8 @@ class BudgetBalance:
     limit_nanousd: int | None
     spent_nanousd: int | None
     held_nanousd: int | None
+    # The part of it that no running request will free: attempts of a process that died.
+    in_doubt_nanousd: int | None
     override: Override | None
 
 
@@ -96,7 +101,7 @@ def key_usage(*, key_id: str, group: str, from_at: datetime, to_at: datetime) ->
 
 
 def budget_balances(*, principal: Principal, now: datetime) -> tuple[BudgetBalance, ...]:
-    """Each budget that binds the key; two queries, or none."""
+    """Each budget that binds the key; three queries, or none."""
     spans = {
         view.id: window_of(window=view.window, timezone=view.timezone, now=now) for view in principal.budgets
     }
@@ -104,12 +109,15 @@ def budget_balances(*, principal: Principal, now: datetime) -> tuple[BudgetBalan
         return ()
     windows = BudgetWindow.objects.in_bulk([f"{budget_id}:{span.key}" for budget_id, span in spans.items()])
     reasons = dict(Budget.objects.filter(id__in=list(spans)).values_list("id", "override_reason"))
+    with connections[settings.LEDGER_DATABASE].cursor() as cursor:
+        in_doubt = load_in_doubt(cursor)
     texts = {str(budget_id): reason for budget_id, reason in reasons.items()}
     return tuple(
         _balance(
             view,
             span=spans[view.id],
             window=windows.get(f"{view.id}:{spans[view.id].key}"),
+            in_doubt_nanousd=in_doubt.get(f"{view.id}:{spans[view.id].key}", 0),
             reason=texts.get(view.id, ""),
             now=now,
         )
@@ -124,7 +132,13 @@ def _spend(found: Iterable[Mapping[str, Any]], *, name: str) -> Spend:
 
 
 def _balance(
-    view: BudgetView, *, span: WindowSpan, window: BudgetWindow | None, reason: str, now: datetime
+    view: BudgetView,
+    *,
+    span: WindowSpan,
+    window: BudgetWindow | None,
+    in_doubt_nanousd: int,
+    reason: str,
+    now: datetime,
 ) -> BudgetBalance:
     kind, _, name = view.owner.partition(" ")
     limit = limit_at(view, now=now)
@@ -147,5 +161,6 @@ def _balance(
         limit_nanousd=limit if is_own else None,
         spent_nanousd=spent if is_own else None,
         held_nanousd=held if is_own else None,
+        in_doubt_nanousd=in_doubt_nanousd if is_own else None,
         override=override,
     )

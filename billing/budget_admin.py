@@ -19,17 +19,19 @@ from billing.door_admin import DoorAdmin, admin_now
 from billing.models import Budget, BudgetWindow
 from billing.windows import window_of
 
+RULES = ("is_hard", "is_clamped", "is_crossed")
+
 
 class BudgetAdmin(DoorAdmin):
     form = BudgetForm
     fieldsets = (
-        (None, {"fields": (*OWNERS, "limit_nanousd", "window", "timezone", "is_hard", "is_clamped")}),
+        (None, {"fields": (*OWNERS, "limit_nanousd", "window", "timezone", *RULES)}),
         ("Override", {"fields": ("override_limit_nanousd", "override_until", "override_reason")}),
         ("Warnings", {"fields": ("warning_percents", "warning_emails", "warning_webhook")}),
     )
-    list_display = ("owner", "window", "limit", "spent", "held", "used", "kind", "timezone")
+    list_display = ("owner", "window", "kind", "limit", "spent", "held", "used", "timezone")
     list_select_related = ("organisation", "team", "key")
-    list_filter = ("window", "is_hard", "is_clamped")
+    list_filter = ("window", *RULES)
     raw_id_fields = ("key",)
     search_fields = ("organisation__name", "team__name", "key__name", "key__prefix__exact")
     ordering = ("-created_at",)
@@ -93,6 +95,8 @@ class BudgetAdmin(DoorAdmin):
         if not record.is_hard:
             return badge(kind="muted", text="soft")
         hard = badge(kind="ok", text="hard")
+        if record.is_crossed:
+            return format_html("{} {}", hard, badge(kind="warn", text="may be crossed"))
         return format_html("{} {}", hard, badge(kind="ok", text="clamped")) if record.is_clamped else hard
 
 

@@ -78,6 +78,7 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for
             "timezone",
             "is_hard",
             "is_clamped",
+            "is_crossed",
             "override_limit_nanousd",
             "override_until",
             "override_reason",
@@ -95,6 +96,10 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for
         if cleaned.get("is_clamped") and not cleaned.get("is_hard"):
             self.add_error(
                 "is_clamped", "Only a hard budget shortens answers: make it hard, or do not clamp it."
+            )
+        if cleaned.get("is_crossed") and (cleaned.get("is_clamped") or not cleaned.get("is_hard")):
+            self.add_error(
+                "is_crossed", "Only a hard budget that is not clamped may be crossed: choose one of the two."
             )
         self._clean_override(cleaned, now=admin_now())
         return cleaned

@@ -9,13 +9,14 @@
 3. `mark_sent` or `mark_failed` end the try; after TRIES_MAX of them it is given up, which the admin shows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from billing.budgets import limit_at
 from billing.models import Budget, BudgetWarning, BudgetWindow
+from billing.statements import chunks
 from billing.windows import WindowSpan, window_of
 
 TRIES_MAX = 8
@@ -25,6 +26,9 @@ PAUSE_MAX = timedelta(hours=1)
 CLAIM = timedelta(minutes=2)
 DUE_MAX = 100
 ERROR_CHARACTERS = 200
+# Longer than any window but those that never end.
+KEPT = timedelta(days=400)
+PRUNED_PER_RUN_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,26 +69,34 @@ def note_warnings(*, now: datetime) -> int:
             _row(budget, window, percent=max(passed), limit=limit, channel=channel, target=target, now=now)
             for channel, target in _targets(budget)
         ]
-    known = set(
-        BudgetWarning.objects.filter(window_id__in=ids.values()).values_list(
-            "window_id", "percent", "channel", "target", "limit_nanousd"
-        )
-    )
+    known: set[tuple[str, int, str, str, int]] = set()
+    for passed_ids in chunks(sorted({row.window_id for row in rows})):
+        found = BudgetWarning.objects.filter(window_id__in=passed_ids)
+        known.update(found.values_list("window_id", "percent", "channel", "target", "limit_nanousd"))
     new = [row for row in rows if _identity(row) not in known]
     # Another worker may note the same at once: the unique key lets the first win.
     BudgetWarning.objects.bulk_create(new, ignore_conflicts=True)
     return len(new)
 
 
-def claim_due(*, now: datetime) -> list[DueWarning]:
-    """The messages to send now; each is this caller's for CLAIM."""
-    due = BudgetWarning.objects.filter(state=BudgetWarning.State.DUE, next_try_at__lte=now)
-    claimed = []
-    for row in due.select_related("budget").order_by("next_try_at")[:DUE_MAX]:
+def claim_due(*, clock: Callable[[], datetime]) -> Iterator[DueWarning]:
+    """The messages to send now; each is claimed when it is its turn, and is this caller's for CLAIM then."""
+    due = BudgetWarning.objects.filter(state=BudgetWarning.State.DUE, next_try_at__lte=clock())
+    owners = ("budget__organisation", "budget__team", "budget__key")
+    for row in list(due.select_related(*owners).order_by("next_try_at")[:DUE_MAX]):
         mine = BudgetWarning.objects.filter(id=row.id, state=BudgetWarning.State.DUE, tries=row.tries)
-        if mine.update(tries=row.tries + 1, next_try_at=now + CLAIM) == 1:
-            claimed.append(_warning(row))
-    return claimed
+        if mine.update(tries=row.tries + 1, next_try_at=clock() + CLAIM) == 1:
+            yield _warning(row)
+
+
+def prune_warnings(*, now: datetime) -> int:
+    """Delete what was told of windows that are long over; gives back how many.
+
+    Of budgets that are never reset all stay: their windows are not over, and would be told of again.
+    """
+    old = BudgetWarning.objects.exclude(budget__window=Budget.Window.TOTAL).filter(created_at__lt=now - KEPT)
+    ids = list(old.order_by("created_at").values_list("id", flat=True)[:PRUNED_PER_RUN_MAX])
+    return sum(BudgetWarning.objects.filter(id__in=chunk).delete()[0] for chunk in chunks(ids))
 
 
 def mark_sent(*, warning_id: UUID, now: datetime) -> None:

@@ -30,11 +30,12 @@ class BudgetView:
     timezone: str
     is_hard: bool
     is_clamped: bool = False
+    is_crossed: bool = False
     override_limit_nanousd: int | None = None
     override_until: datetime | None = None
 
 
-def put_budget(
+def put_budget(  # noqa: PLR0913 -- a budget has this many parts
     *,
     organisation_id: UUID | None = None,
     team_id: UUID | None = None,
@@ -44,16 +45,22 @@ def put_budget(
     is_hard: bool,
     timezone: str = "UTC",
     is_clamped: bool | None = None,
+    is_crossed: bool | None = None,
 ) -> UUID:
     """Limit what the owner (exactly one) spends in a window.
 
     An owner has one hard and one soft budget per window: where it is there, its limit and zone change, and
-    whether it is clamped if that is given. Its override and its warnings stay.
+    whether it is clamped or crossed if that is given. Its override and its warnings stay.
     """
     if [organisation_id, team_id, key_id].count(None) != 2:
         raise RecordError("a budget belongs to exactly one organisation, team or key")
     owner = {"organisation_id": organisation_id, "team_id": team_id, "key_id": key_id}
-    given = {"limit_nanousd": limit_nanousd, "timezone": timezone, "is_clamped": is_clamped}
+    given = {
+        "limit_nanousd": limit_nanousd,
+        "timezone": timezone,
+        "is_clamped": is_clamped,
+        "is_crossed": is_crossed,
+    }
     with transaction.atomic():
         found = Budget.objects.filter(**owner, window=window, is_hard=is_hard).order_by("id").first()
         record = found or Budget(**owner, window=window, is_hard=is_hard)
@@ -123,6 +130,8 @@ def check_budget(record: Budget) -> None:
             raise RecordError(f"a limit of {limit} nano-USD is not between 0 and {NANOUSD_MAX}")
     if record.is_clamped and not record.is_hard:
         raise RecordError("only a hard budget shortens answers: make it hard, or do not clamp it")
+    if record.is_crossed and (record.is_clamped or not record.is_hard):
+        raise RecordError("only a hard budget that is not clamped may be crossed: choose one of the two")
     if (record.override_limit_nanousd is None) != (record.override_until is None):
         raise RecordError("an override is a limit and a moment at which it ends: give both or neither")
     check_warnings(
@@ -172,6 +181,7 @@ def _budget_view(*, budget: Budget, owner: Organisation | Team | ApiKey) -> Budg
         timezone=budget.timezone,
         is_hard=budget.is_hard,
         is_clamped=budget.is_clamped,
+        is_crossed=budget.is_crossed,
         override_limit_nanousd=budget.override_limit_nanousd,
         override_until=budget.override_until,
     )

@@ -38,6 +38,8 @@ class CapacitySample:
     is_up: bool
     cost_per_hour_nanousd: int
     tokens_per_s: int
+    # What the router adds to the price of a token, for the seed's formula in reports.
+    overhead_permille: int
     replica_count: int = ONE_CLUSTER
     # (moment, cost per hour) in the order of time: prices that came into force since the latest samples.
     changes: Changes = ()
@@ -55,7 +57,7 @@ class CapacitySample:
 
 OPEN_COLUMNS = (
     *("cost_nanousd", "capacity_tokens", "used_nanousd", "idle_nanousd", "committed_nanousd_per_hour"),
-    *("sample_count", "replica_samples", "updated_at"),
+    *("sample_count", "replica_samples", "overhead_permille", "updated_at"),
 )
 
 
@@ -179,6 +181,7 @@ def _filled_hour(
         used_nanousd=0,
         idle_nanousd=cost,
         committed_nanousd_per_hour=commitment,
+        overhead_permille=sample.overhead_permille,
         updated_at=now,
     )
 
@@ -215,6 +218,7 @@ def _add_sample(row: CapacityHour, *, sample: CapacitySample, now: datetime) -> 
     row.committed_nanousd_per_hour = sample.committed_nanousd_per_hour
     row.sample_count += 1
     row.replica_samples += count
+    row.overhead_permille = sample.overhead_permille
     row.updated_at = now
 
 

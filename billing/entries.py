@@ -24,6 +24,7 @@ class BudgetExceededError(LedgerError):
         needed_nanousd: int,
         spent_nanousd: int = 0,
         held_nanousd: int = 0,
+        in_doubt_nanousd: int = 0,
         output_tokens_min: int | None = None,
     ) -> None:
         super().__init__(f"budget of {claim.owner} is spent")
@@ -33,6 +34,8 @@ class BudgetExceededError(LedgerError):
         # Spent and held in the window when it refused, read in the transaction that did.
         self.spent_nanousd = spent_nanousd
         self.held_nanousd = held_nanousd
+        # The part of what is held that no running request will free: an operator ends those attempts.
+        self.in_doubt_nanousd = in_doubt_nanousd
         # Of a clamped budget: the shortest answer, per choice, that was tried.
         self.output_tokens_min = output_tokens_min
 
@@ -43,7 +46,14 @@ class BudgetExceededError(LedgerError):
     @property
     def is_temporary(self) -> bool:
         """Whether there would be room if what runs now cost nothing: it may come free."""
-        return self.spent_nanousd + self.needed_nanousd <= self.claim.limit_nanousd
+        bound_nanousd = self.spent_nanousd + self.in_doubt_nanousd
+        return bound_nanousd + self.needed_nanousd <= self.claim.limit_nanousd
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether there would be room if the attempts in doubt were ended at no cost: no retry does that."""
+        is_spent = self.spent_nanousd + self.needed_nanousd > self.claim.limit_nanousd
+        return not self.is_temporary and not is_spent
 
 
 class LedgerUnavailableError(LedgerError):
@@ -54,7 +64,7 @@ class LedgerUnavailableError(LedgerError):
 class WindowClaim:
     """One budget's window that a hold counts against; `is_hard` says whether it may refuse.
 
-    One that `is_clamped` lowers a hold to what is left. One that `is_crossing` takes a hold while anything
+    One that `is_clamped` lowers a hold to what is left. One that `is_crossed` takes a hold while anything
     is left: who crosses the limit is the last.
     """
 
@@ -65,7 +75,7 @@ class WindowClaim:
     is_hard: bool
     starts_at: datetime
     ends_at: datetime | None
-    is_crossing: bool = False
+    is_crossed: bool = False
     is_clamped: bool = False
     window: str = ""  # day | week | month | total
     # While the limit is an override: its end.

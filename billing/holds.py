@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from billing.doubt import load_in_doubt
 from billing.entries import Batch, BudgetExceededError, Checkpoint, Clamp, Hold, Verdict, WindowClaim
 from billing.models import BudgetWindow, Reservation
 from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
 
 
 class _NoRoomError(Exception):
-    """Some hard window has no room for what was to be added to it."""
+    """Some hard window has no room for all that was to be added to it, or no one rule for it."""
 
 
 def write_holds(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
@@ -82,10 +83,12 @@ def _add_to_windows(cursor: Any, connection: Any, holds: Sequence[Hold], *, is_d
     for hold in holds:
         for claim in hold.claims:
             amounts[claim.window_id] += hold.held_nanousd
-            # While a limit changes two are known. All holds keep to the lower one; or it was decided on each
-            # by its own, and then the last one's counts.
-            known = claim if is_decided else claims.get(claim.window_id, claim)
-            claims[claim.window_id] = min(known, claim, key=_strictness)
+            known = claims.get(claim.window_id, claim)
+            if not is_decided and _rule(known) != _rule(claim):
+                # While a budget changes two rules are known: each hold keeps to its own, one by one.
+                raise _NoRoomError
+            # Where it was decided on each by its own, the last one's counts.
+            claims[claim.window_id] = claim
             latest[claim.window_id] = hold.held_nanousd
     # In id order, so that two processes never lock two windows crosswise.
     statements = [
@@ -101,23 +104,24 @@ def _addition(claim: WindowClaim, *, amount: int, latest: int) -> tuple[str, lis
     if not claim.is_hard:
         return sql, [amount, claim.window_id]
     # A crossing one needs room for all but the latest hold, and a nano-USD more.
-    limit = claim.limit_nanousd + (latest - 1 if claim.is_crossing else 0)
+    limit = claim.limit_nanousd + (latest - 1 if claim.is_crossed else 0)
     return f"{sql} AND spent_nanousd + held_nanousd + %s <= %s", [amount, claim.window_id, amount, limit]
 
 
-def _strictness(claim: WindowClaim) -> tuple[bool, int]:
-    return not claim.is_hard, claim.limit_nanousd
+def _rule(claim: WindowClaim) -> tuple[bool, bool, int]:
+    return claim.is_hard, claim.is_crossed, claim.limit_nanousd
 
 
 def _load_verdicts(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, Verdict]:
-    """Decide on each hold by the sums of its windows and what those before it take; all in two queries."""
+    """Decide on each hold by the sums of its windows and what those before it take; all in three queries."""
     present = _load_held(cursor, connection, holds)
     sums = _load_sums(cursor, sorted({claim.window_id for hold in holds for claim in hold.claims}))
+    in_doubt = load_in_doubt(cursor)
     verdicts: dict[UUID, Verdict] = {}
     for hold in holds:
         if hold.attempt_id in present:
             continue
-        verdict = _verdict(hold, sums)
+        verdict = _verdict(hold, sums, in_doubt)
         if verdict is not None:
             verdicts[hold.attempt_id] = verdict
         if isinstance(verdict, BudgetExceededError):
@@ -129,7 +133,7 @@ def _load_verdicts(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[
     return verdicts
 
 
-def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
+def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]], in_doubt: Mapping[str, int]) -> Verdict | None:
     """None where it fits; lowered to the room that is left where all that lack room are clamped."""
     refusals: list[BudgetExceededError] = []
     rooms: list[int] = []
@@ -144,6 +148,7 @@ def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
                 needed_nanousd=needed,
                 spent_nanousd=spent,
                 held_nanousd=held,
+                in_doubt_nanousd=in_doubt.get(claim.window_id, 0),
                 output_tokens_min=clamp.output_tokens_min if clamp else None,
             )
             refusals.append(refusal)
@@ -151,7 +156,7 @@ def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
             rooms.append(room)
     if refusals:
         # The one that is furthest from having room: where one is spent, waiting for another is no use.
-        return min(refusals, key=lambda e: e.claim.limit_nanousd - e.spent_nanousd - e.needed_nanousd)
+        return min(refusals, key=_lasting_room)
     if min(rooms, default=hold.held_nanousd) >= hold.held_nanousd:
         return None
     lowered = _lowered(hold, room_nanousd=min(rooms))
@@ -159,9 +164,15 @@ def _verdict(hold: Hold, sums: Mapping[str, tuple[int, int]]) -> Verdict | None:
     return lowered
 
 
+def _lasting_room(refusal: BudgetExceededError) -> int:
+    """What would be left if all that runs now cost nothing."""
+    bound_nanousd = refusal.spent_nanousd + refusal.in_doubt_nanousd + refusal.needed_nanousd
+    return refusal.claim.limit_nanousd - bound_nanousd
+
+
 def _least_needed(hold: Hold, claim: WindowClaim, clamp: Clamp | None) -> int:
     """The room without which the window refuses the hold."""
-    if claim.is_crossing:
+    if claim.is_crossed:
         return 1
     if clamp is not None:
         return clamp.held_nanousd(output_tokens=clamp.output_tokens_min)

@@ -25,6 +25,8 @@ class BudgetRecord:
     """The one budget of its kind that an owner has; `spent_nanousd` is of the window that runs now."""
 
     limit_nanousd: int
+    # The limit that counts now: that of an override, while there is one.
+    limit_now_nanousd: int
     window: str
     spent_nanousd: int
     ends_at: datetime | None
@@ -80,6 +82,8 @@ class BudgetChange:
     is_hard: bool
     limit_nanousd: int | None
     window: str
+    # Of one that is made; one that is there keeps its rule.
+    is_crossed: bool = False
 
 
 # --- Writers. Each is one transaction; `changes` are columns of the row, and RecordError says what is wrong.
@@ -229,6 +233,8 @@ def _set_budgets(*, owner: Mapping[str, UUID], budget_changes: Sequence[BudgetCh
                 window=window,
                 timezone=found[0].timezone if found else "UTC",
                 is_hard=change.is_hard,
+                is_clamped=found[0].is_clamped if found else False,
+                is_crossed=found[0].is_crossed if found else change.is_crossed,
             )
 
 
@@ -279,6 +285,7 @@ def _budget_record(*, owner: Mapping[str, UUID], is_hard: bool, now: datetime) -
     spent = BudgetWindow.objects.filter(id=f"{budget.id}:{span.key}").values_list("spent_nanousd", flat=True)
     return BudgetRecord(
         limit_nanousd=budget.limit_nanousd,
+        limit_now_nanousd=budgets.limit_at(budget, now=now),
         window=budget.window,
         spent_nanousd=spent.first() or 0,
         ends_at=span.ends_at,

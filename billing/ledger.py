@@ -153,7 +153,7 @@ def _never_sent(hold: Hold, *, now: datetime) -> Settlement:
         cost_nanousd=0,
         outcome="failed",
         error_code="ledger_unavailable",
-        duration_ms=max(0, int((now - hold.at).total_seconds() * 1000)),
+        duration_ms=int((now - hold.at).total_seconds() * 1000),
         at=now,
         is_void=True,
     )

@@ -52,11 +52,9 @@ def load_close_budgets(*, now: datetime) -> tuple[BudgetUse, ...]:
 
 def count_in_doubt() -> int:
     """Attempts of processes that died: their money stays held until each is decided."""
-    # In the words of the index reservation_open, as literals: SQLite matches no parameter with an
+    # In the words of the index reservation_in_doubt, as literals: SQLite matches no parameter with an
     # index's condition, and would read the closed millions.
-    sql = (
-        "SELECT COUNT(*) FROM billing_reservation WHERE state IN ('held', 'in_doubt') AND state = 'in_doubt'"
-    )
+    sql = "SELECT COUNT(*) FROM billing_reservation WHERE state = 'in_doubt'"
     with connections[settings.LEDGER_DATABASE].cursor() as cursor:
         cursor.execute(sql)
         return int(cursor.fetchone()[0])

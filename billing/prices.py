@@ -21,7 +21,7 @@ from billing.price_conditions import (
     minute_of_day,
     next_boundary,
 )
-from billing.revision import bump_revision
+from billing.revision import bump_revision, lock_revision
 from routing.types import Rate
 
 # Fewer than SQLite takes in one statement, and rows that fit one insert.
@@ -109,6 +109,7 @@ def put_prices(entries: Iterable[PriceEntry]) -> int:
     for entry in ordered:
         _check(entry)
     with transaction.atomic():
+        lock_revision()
         histories = _load_histories(sorted({entry.model for entry in ordered}))
         added = [entry for entry in ordered if histories[entry.model, entry.cluster_name].is_added(entry)]
         if added:
@@ -137,6 +138,7 @@ def end_price(*, price_id: UUID, now: datetime) -> bool:
 def withdraw_price(*, price_id: UUID, now: datetime) -> None:
     """Delete a price that is not effective yet."""
     with transaction.atomic():
+        lock_revision()
         price = Price.objects.filter(id=price_id, effective_at__gt=now).first()
         if price is None:
             raise PriceRecordError("this price is in force or was: it stays. Add a new price to follow it.")

@@ -15,8 +15,6 @@ from billing.revision import get_revision as get_revision  # noqa: PLC0414 -- pa
 
 # A key is remembered so long after its revocation that the refusal can say "revoked".
 REVOKED_KEPT = timedelta(days=30)
-# What LiteLLM's key management made lives here, and keeps its rule for budgets and its words.
-LITELLM_ORGANISATION = "litellm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +32,6 @@ class Principal:
     limits: tuple[LimitView, ...]
     model_limits: Mapping[str, tuple[LimitView, ...]]
     budgets: tuple[BudgetView, ...]
-
-    @property
-    def is_litellm(self) -> bool:
-        return self.organisation == LITELLM_ORGANISATION
 
 
 def load_principals() -> Mapping[bytes, Principal]:

@@ -121,8 +121,8 @@ def settle_in_doubt(*, now: datetime) -> int:
 
 
 def _in_doubt() -> "QuerySet[Reservation]":
-    # In the words of the index reservation_open: see ledger.mark_in_doubt.
-    return Reservation.objects.extra(where=["state IN ('held', 'in_doubt') AND state = 'in_doubt'"])
+    # In the words of the index reservation_in_doubt: see ledger.mark_in_doubt.
+    return Reservation.objects.extra(where=["state = 'in_doubt'"])
 
 
 def _settlement(reservation: Reservation, *, now: datetime) -> Settlement:

@@ -28,7 +28,7 @@ SERIES_MAX = 8
 OTHER = "other"
 PROVIDER = "provider"
 OWN = "own"
-# The seed's overhead factor. The installation's own stands in the inventory, which accounts do not read.
+# The seed's overhead factor, for hours that did not keep the router's.
 OVERHEAD_PERMILLE = 1100
 
 # Which columns make a group of rows, and which is shown beside its name.
@@ -41,6 +41,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
 }
 _SUMS = (*ROLLUP_SUMS, "amortised_nanousd", "metered_nanousd")
 _CAPACITY_SUMS = ("cost_nanousd", "capacity_tokens", "idle_nanousd")
+_SEED_COST = "seed_permille_nanousd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class ReportRow:
     # Of a cluster's closed hours: what they cost, and the output tokens it could have made.
     capacity_nanousd: int = 0
     capacity_tokens: int = 0
+    # Each hour's cost times the overhead factor of its time, in thousandths.
+    seed_permille_nanousd: int = 0
 
     @property
     def bill_nanousd(self) -> int:
@@ -107,9 +110,10 @@ class ReportRow:
         if self.capacity_tokens == 0:
             return None
         return seed_nanousd_per_1k(
-            cost_nanousd=self.capacity_nanousd,
+            cost_nanousd=self.seed_permille_nanousd,
             capacity_tokens=self.capacity_tokens,
-            overhead_permille=OVERHEAD_PERMILLE,
+            # It is in the cost already.
+            overhead_permille=1,
         )
 
     def _per_mtok(self, nanousd: int) -> int | None:
@@ -263,8 +267,15 @@ def _capacity(
         is_closed=True, starts_at__gte=floor(from_at), starts_at__lt=to_at, **asked
     )
     by = MomentText("starts_at", step=group) if group in BY_TIME else F("cluster")
-    rows = hours.values_list(by).annotate(*(Sum(name) for name in _CAPACITY_SUMS))
-    return {key: dict(zip(_CAPACITY_SUMS, map(int, sums), strict=True)) for key, *sums in rows}
+    rows = hours.values_list(by, "overhead_permille").annotate(*(Sum(name) for name in _CAPACITY_SUMS))
+    found: dict[Any, dict[str, int]] = {}
+    for key, overhead_permille, *sums in rows:
+        one = found.setdefault(key, dict.fromkeys((*_CAPACITY_SUMS, _SEED_COST), 0))
+        for name, value in zip(_CAPACITY_SUMS, sums, strict=True):
+            one[name] += int(value)
+        # Here and not in the database: the product is beyond its integers.
+        one[_SEED_COST] += int(sums[0]) * (overhead_permille or OVERHEAD_PERMILLE)
+    return found
 
 
 def _with_capacity(
@@ -280,6 +291,7 @@ def _with_capacity(
             idle_nanousd=capacity[name]["idle_nanousd"],
             capacity_nanousd=capacity[name]["cost_nanousd"],
             capacity_tokens=capacity[name]["capacity_tokens"],
+            seed_permille_nanousd=capacity[name][_SEED_COST],
         )
         if name in capacity
         else row

@@ -15,6 +15,14 @@ def bump_revision() -> None:
         _add_one()
 
 
+def lock_revision() -> None:
+    """Let one writer at a time go on, up to the end of its transaction: for who reads before it writes."""
+    locked = Revision.objects.select_for_update().filter(id=REVISION_ID)
+    if not list(locked):
+        Revision.objects.bulk_create([Revision(id=REVISION_ID)], ignore_conflicts=True)
+        list(locked.all())
+
+
 def get_revision() -> int:
     """The number of changes so far; one query."""
     number = Revision.objects.filter(id=REVISION_ID).values_list("number", flat=True).first()

@@ -13,6 +13,8 @@ from billing.models import Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
 from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
 
+DURATION_MS_MAX = 2**31 - 1  # what the columns take: 24 days
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settled:
@@ -118,9 +120,14 @@ def _usage_row(one: _Settled) -> dict[str, Any]:
         "variance_nanousd": cost - one.charged_nanousd,
         "reported_cost_nanousd": settlement.reported_cost_nanousd,
         "service_tier": settlement.service_tier,
-        "ttft_ms": settlement.ttft_ms,
-        "duration_ms": settlement.duration_ms,
+        "ttft_ms": None if settlement.ttft_ms is None else _as_column(settlement.ttft_ms),
+        "duration_ms": _as_column(settlement.duration_ms),
     }
+
+
+def _as_column(duration_ms: int) -> int:
+    """What ended weeks later, or after the clock was set back, must not fail its batch."""
+    return min(max(duration_ms, 0), DURATION_MS_MAX)
 
 
 def _moves_to_spent(settled: Sequence[_Settled]) -> list[tuple[str, Sequence[Any]]]:

@@ -6,7 +6,7 @@ import time
 from celery import shared_task
 from django.utils import timezone
 
-from billing import grants, idempotency, ledger, partitions, pruning, rollups
+from billing import budget_warnings, grants, idempotency, ledger, partitions, pruning, rollups
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,11 @@ def prune_ledger() -> None:
         return
     partitions.make_months(now=timezone.now(), pause=time.sleep)
     pruning.prune(now=timezone.now())
+
+
+@shared_task(name="billing.tasks.prune_warnings")  # type: ignore[untyped-decorator]  # Celery has no types
+def prune_warnings() -> None:
+    budget_warnings.prune_warnings(now=timezone.now())
 
 
 @shared_task(name="billing.tasks.prune_kept_answers")  # type: ignore[untyped-decorator]  # Celery has no types

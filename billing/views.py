@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 
 from billing import capacity, charts, reports
 from billing.amounts import plain_usd_text
+from billing.cells import neutral_text
 from billing.periods import PERIODS, Period, PeriodError, period_of
 from billing.rollup_rows import ReportError, ReportFilter
 
@@ -50,8 +51,6 @@ TEXT_CHARACTERS_MAX = 200
 HOURLY_CHART_SPAN_MAX = timedelta(days=2)
 DAILY_CHART_SPAN_MAX = timedelta(days=100)
 STEP_LABELS = {"hour": "%H:%M", "day": "%d %b", "month": "%b %Y"}
-# A spreadsheet would run a cell that begins so as a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +131,7 @@ def download_usage(request: HttpRequest) -> HttpResponse:
     writer.writerow((question.group, "id", "belongs_to", *CSV_SUMS, *CSV_AMOUNTS, "charged_usd", "bill_usd"))
     idle = reports.ReportRow(name=IDLE_LINE, idle_nanousd=report.unshared_idle_nanousd)
     for row in (*report.rows, *([idle] if idle.idle_nanousd else [])):
-        texts = [neutral_cell(text) for text in (row.name, row.id, row.detail)]
+        texts = [neutral_text(text) for text in (row.name, row.id, row.detail)]
         sums = [getattr(row, column) for column in CSV_SUMS]
         amounts = [getattr(row, name) for name in CSV_AMOUNTS.values()]
         dollars = [plain_usd_text(amount) for amount in (row.cost_nanousd, row.bill_nanousd)]
@@ -167,11 +166,6 @@ CSV_AMOUNTS = {
     "compared_nanousd": "compared_cost_nanousd",
     "reported_difference_nanousd": "reported_difference_nanousd",
 }
-
-
-def neutral_cell(text: str) -> str:
-    """The text so that no spreadsheet takes it for a formula."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def _question(request: HttpRequest, *, now: datetime) -> Question:

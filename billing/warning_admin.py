@@ -13,8 +13,8 @@ KINDS = {"sent": "ok", "due": "warn", "failed": "bad"}
 
 
 class BudgetWarningAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only for mypy
-    list_display = ("created_at", "budget", "percent", "spent", "channel", "target", "outcome", "error")
-    list_select_related = ("budget",)
+    list_display = ("created_at", "of_budget", "percent", "spent", "outcome", "channel", "target", "error")
+    list_select_related = ("budget__organisation", "budget__team", "budget__key")
     list_filter = ("state", "channel")
     search_fields = ("target", "window_id")
     ordering = ("-created_at",)
@@ -28,6 +28,13 @@ class BudgetWarningAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    @admin.display(description="budget", ordering="budget")
+    def of_budget(self, record: BudgetWarning) -> str:
+        """Whose it is, by name: the id says nothing to who reads the list."""
+        budget = record.budget
+        owner = budget.organisation or budget.team or budget.key
+        return f"{owner.name if owner else 'nobody'}, {budget.window}"
 
     @admin.display(description="spent, of the limit")
     def spent(self, record: BudgetWarning) -> str:

@@ -21,6 +21,7 @@ from clusters.models import (
     Route,
     RouterSettings,
 )
+from clusters.paying import billing_fault
 from routing import policies
 
 logger = logging.getLogger(__name__)
@@ -353,6 +354,8 @@ def _check_cluster(cluster: Cluster) -> None:
         raise InventoryError(str(error), field="endpoint") from error
     if cluster.auth_type == Cluster.Auth.MTLS and not cluster.endpoint.startswith("https://"):
         raise InventoryError("mutual TLS needs an endpoint that begins with https://", field="endpoint")
+    if fault := billing_fault(kind=cluster.kind, billing=cluster.billing):
+        raise InventoryError(fault, field="billing")
     if cluster.replica_count > REPLICAS_MAX:
         raise InventoryError(f"at most {REPLICAS_MAX} replicas", field="replica_count")
     if cluster.default_model and (problem := _name_problem(cluster.default_model)):

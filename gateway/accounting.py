@@ -60,10 +60,9 @@ class WindowCalendar:
         self._spans: dict[tuple[str, str], WindowSpan] = {}
 
     def claims_of(self, principal: Principal, *, now: datetime) -> tuple[WindowClaim, ...]:
-        is_litellm = principal.is_litellm
-        return tuple(self._claim(budget, now=now, is_litellm=is_litellm) for budget in principal.budgets)
+        return tuple(self._claim(budget, now=now) for budget in principal.budgets)
 
-    def _claim(self, budget: BudgetView, *, now: datetime, is_litellm: bool) -> WindowClaim:
+    def _claim(self, budget: BudgetView, *, now: datetime) -> WindowClaim:
         key = (budget.window, budget.timezone)
         span = self._spans.get(key)
         if span is None or not (span.starts_at <= now and (span.ends_at is None or now < span.ends_at)):
@@ -76,8 +75,7 @@ class WindowCalendar:
             is_hard=budget.is_hard,
             starts_at=span.starts_at,
             ends_at=span.ends_at,
-            # Whoever clamps a budget wants it kept to the nano-USD, LiteLLM's rule or not.
-            is_crossing=is_litellm and not budget.is_clamped,
+            is_crossed=budget.is_crossed,
             is_clamped=budget.is_hard and budget.is_clamped,
             window=budget.window,
             override_until=override_at(budget, now=now),

@@ -131,6 +131,10 @@ class AnswerKeeper:
         try:
             known = await self._threads.run(lambda: idempotency.claim_key(claim, is_ended=self._is_ended))
             is_ours = known is None
+        except asyncio.CancelledError:
+            # The thread goes on and may write it, for a request that nobody runs.
+            self._note_unfreed(claim)
+            raise
         except LedgerUnavailableError as error:
             # Whether it was written is unknown.
             self._note_unfreed(claim)

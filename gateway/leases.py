@@ -173,14 +173,18 @@ class LeasedLimiter:
             try:
                 async with asyncio.timeout(WAIT_MAX_S):
                     refused = await self._lease_slices(missing)
+                    # While this one waited, others may have used the slices that it found before.
+                    again = [demand for demand in demands if not self._has(demand)]
+                    if refused is None and again:
+                        refused = await self._lease_slices(again)
             except (RedisError, OSError, TimeoutError) as error:
                 self._go_local(error)
                 return self.local.take_now(demands)
             if refused is not None:
                 return refused
-            # While this one waited, others may have used the slices that it found before.
             if not all(self._has(demand) for demand in demands):
-                return await self._take_after_wait(demands)
+                # A second race is lost, and counted here.
+                return Taken(allowances=tuple(_raced(demand) for demand in demands))
         return self._take(demands)
 
     def correct(self, demand: Demand, *, amount: int) -> None:
@@ -238,16 +242,6 @@ class LeasedLimiter:
         self.local.note(demands)
         return Taken(allowances=tuple(allowances))
 
-    async def _take_after_wait(self, demands: Sequence[Demand]) -> Taken:
-        """Lease what is missing once more; a second race is lost and counted here."""
-        missing = [demand for demand in demands if not self._has(demand)]
-        refused = await self._lease_slices(missing)
-        if refused is not None:
-            return refused
-        if all(self._has(demand) for demand in demands):
-            return self._take(demands)
-        return Taken(allowances=tuple(_raced(demand) for demand in demands))
-
     async def _lease_slices(self, missing: Sequence[Demand]) -> Taken | None:
         """Lease a slice for each; what refuses, or None: they are there."""
         self._give_back_old(missing)
@@ -257,6 +251,8 @@ class LeasedLimiter:
             arguments += [demand.kind, demand.limit, demand.amount, want]
         keys = [_key(demand.kind, demand.scope) for demand in missing]
         *answers, (second,) = await self._lease(keys=keys, args=arguments)
+        # Of slices that others leased while this one waited.
+        self._give_back_old(missing)
         now_s = self._clock()
         if any(room + granted < d.amount for d, (granted, room, *_) in zip(missing, answers, strict=True)):
             return Taken(

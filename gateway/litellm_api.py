@@ -17,8 +17,8 @@ from ninja.errors import HttpError, ValidationError
 
 from billing import key_records, spend_logs
 from billing.key_records import BudgetChange, KeyRecord, TeamRecord
-from billing.principals import LITELLM_ORGANISATION
 from billing.records import RecordError
+from gateway import wrong_keys
 from gateway.lifespan import wall_clock
 from gateway.litellm_schemas import (
     DeleteKeysBody,
@@ -38,6 +38,8 @@ from gateway.litellm_schemas import (
     window_of_duration,
 )
 
+# What it makes lives here, where nothing else is said.
+LITELLM_ORGANISATION = "litellm"
 DEFAULT_TEAM = "litellm"
 DEFAULT_NAME = "litellm"
 SPEND_SPAN_MAX = timedelta(days=400)
@@ -49,9 +51,17 @@ Answer = dict[str, Any] | list[dict[str, Any]]
 class ShimError(Exception):
     """A refusal in LiteLLM's shape."""
 
-    def __init__(self, message: str, *, status: int, type: str, param: str | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str,  # noqa: A002 -- the member's name
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.type, self.param = status, type, param
+        self.status, self.type, self.param, self.retry_after_s = status, type, param, retry_after_s
 
 
 api = NinjaAPI(
@@ -73,6 +83,14 @@ def _caller(request: HttpRequest) -> str:
             status=403,
             type="auth_error",
         )
+    wait_s = wrong_keys.shut_out_s(address=_address(request), now=wall_clock())
+    if wait_s:
+        raise ShimError(
+            f"Too many wrong keys came from this address: wait {wait_s} seconds, then send the right one.",
+            status=429,
+            type="auth_error",
+            retry_after_s=wait_s,
+        )
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise ShimError("Send the master key as `Authorization: Bearer …`.", status=401, type="auth_error")
@@ -80,24 +98,30 @@ def _caller(request: HttpRequest) -> str:
 
 
 def _is_master(token: str) -> bool:
-    return secrets.compare_digest(token.encode(), settings.MASTER_KEY.encode())
+    return wrong_keys.is_same_secret(given=token, secret=settings.MASTER_KEY)
+
+
+def _address(request: HttpRequest) -> str:
+    """Of the client; behind a proxy that is trusted, the one that it names."""
+    return str(request.META.get("REMOTE_ADDR", ""))
 
 
 def _master(request: HttpRequest) -> bool:
     """For ninja, which asks before it reads the body."""
     token = _caller(request)
     if not _is_master(token):
-        _living_key(token)
+        _living_key(request, token)
         raise ShimError("Only the master key may do this.", status=403, type="auth_error")
     return True
 
 
-def _living_key(token: str) -> KeyRecord:
-    """The caller's own key; raises where it is unknown, revoked or expired."""
+def _living_key(request: HttpRequest, token: str) -> KeyRecord:
+    """The caller's own key; raises where it is unknown, revoked or expired, and counts that."""
     now = wall_clock()
     record = key_records.find_key(given=token, now=now)
     # The SHA-256 names a key, but is no key.
     if record is None or record.token == token or not record.is_live(now=now):
+        wrong_keys.note_wrong(address=_address(request), now=now)
         raise ShimError("Incorrect API key.", status=401, type="auth_error")
     return record
 
@@ -153,7 +177,7 @@ def show_key(request: HttpRequest, key: str | None = None) -> Answer:
             raise ShimError("Name the key: /key/info?key=sk-…", status=400, type="bad_request", param="key")
         record = _key(key)
     else:
-        record = _living_key(token)
+        record = _living_key(request, token)
         if key is not None and key not in (token, record.token):
             raise ShimError("A key may ask for itself alone.", status=403, type="auth_error", param="key")
     spend = key_records.spend_nanousd(key=record, now=wall_clock())
@@ -314,7 +338,8 @@ def _budget_changes(body: LimitsBody, *, before: KeyRecord | TeamRecord | None) 
         if name in given:
             amount = getattr(body, name)
             limit = None if amount is None else limit_nanousd(amount, param=name)
-        changes.append(BudgetChange(is_hard=is_hard, limit_nanousd=limit, window=window))
+        # LiteLLM's own rule for the budgets that it makes.
+        changes.append(BudgetChange(is_hard=is_hard, limit_nanousd=limit, window=window, is_crossed=is_hard))
     return changes
 
 
@@ -342,7 +367,10 @@ def _error(message: str, *, status: int, type: str, param: str | None = None) ->
 
 @api.exception_handler(ShimError)
 def _on_shim_error(_request: HttpRequest, error: ShimError) -> JsonResponse:
-    return _error(str(error), status=error.status, type=error.type, param=error.param)
+    answer = _error(str(error), status=error.status, type=error.type, param=error.param)
+    if error.retry_after_s is not None:
+        answer["Retry-After"] = str(error.retry_after_s)
+    return answer
 
 
 @api.exception_handler(UnsupportedFieldError)

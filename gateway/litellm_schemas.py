@@ -303,8 +303,8 @@ def day_document(day: DaySpend) -> dict[str, Any]:
 def _budget_members(*, hard: BudgetRecord | None, soft: BudgetRecord | None) -> dict[str, Any]:
     window = hard or soft
     return {
-        "max_budget": usd(hard.limit_nanousd) if hard else None,
-        "soft_budget": usd(soft.limit_nanousd) if soft else None,
+        "max_budget": usd(hard.limit_now_nanousd) if hard else None,
+        "soft_budget": usd(soft.limit_now_nanousd) if soft else None,
         "budget_duration": WINDOW_TEXTS[window.window] if window else None,
         "budget_reset_at": _moment(window.ends_at) if window else None,
     }

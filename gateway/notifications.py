@@ -41,7 +41,7 @@ def send_due(*, now: datetime, clock: Callable[[], datetime]) -> tuple[int, int]
     """Note what is to be told, send what is due; gives back how many were sent, and how many failed."""
     budget_warnings.note_warnings(now=now)
     sent = failed = 0
-    for warning in budget_warnings.claim_due(now=now):
+    for warning in budget_warnings.claim_due(clock=clock):
         try:
             send(warning, now=clock())
         except NotificationError as error:
@@ -137,21 +137,28 @@ async def _send_webhook(warning: DueWarning, *, now: datetime) -> None:
     body = webhook_body(warning)
     headers = webhook_headers(message_id=str(warning.id), body=body, secret=settings.WEBHOOK_SECRET, now=now)
     try:
-        address = await _checked_address(warning.target)
-        transport = PinnedTransport(address=address, inner=httpx.AsyncHTTPTransport(trust_env=False))
-        async with (
-            asyncio.timeout(2 * TIMEOUT_S),
-            httpx.AsyncClient(
-                transport=transport, timeout=TIMEOUT_S, follow_redirects=False, trust_env=False
-            ) as client,
-        ):
-            answer = await client.post(warning.target, content=body, headers=headers)
+        async with asyncio.timeout(2 * TIMEOUT_S):
+            status = await _post(warning.target, body=body, headers=headers)
     except EndpointError as error:
         raise NotificationError(f"this address is not allowed: {error}") from error
-    except (httpx.HTTPError, OSError, TimeoutError) as error:
+    # A name that cannot be one is a ValueError: it must not keep the other messages from being sent.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError) as error:
         raise NotificationError(f"the receiver did not answer: {error!r}") from error
-    if not answer.is_success:
-        raise NotificationError(f"the receiver answered {answer.status_code}")
+    if not httpx.codes.is_success(status):
+        raise NotificationError(f"the receiver answered {status}")
+
+
+async def _post(url: str, *, body: bytes, headers: dict[str, str]) -> int:
+    """The status of the answer; what else it says is not read, however long it is."""
+    address = await _checked_address(url)
+    transport = PinnedTransport(address=address, inner=httpx.AsyncHTTPTransport(trust_env=False))
+    async with (
+        httpx.AsyncClient(
+            transport=transport, timeout=TIMEOUT_S, follow_redirects=False, trust_env=False
+        ) as client,
+        client.stream("POST", url, content=body, headers=headers) as answer,
+    ):
+        return answer.status_code
 
 
 async def _checked_address(url: str) -> str:

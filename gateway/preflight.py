@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.executor import MigrationExecutor
@@ -30,9 +31,10 @@ class PreflightError(Exception):
 
 
 def check_start(*, data_dir: Path) -> None:
-    """Python, the data folder, the models and the databases: what needs no port and no migration yet."""
+    """Python, the data folder, secrets, models and databases: what needs no port and no migration yet."""
     check_python(sys.version_info[:3])
     check_data_dir(data_dir)
+    check_master_key(settings.MASTER_KEY, characters_min=settings.MASTER_KEY_CHARACTERS_MIN)
     check_model_changes()
     check_databases()
 
@@ -58,6 +60,15 @@ def check_data_dir(data_dir: Path) -> None:
             "give this user the right to write there, or set GATEWAY_DATA_DIR to another folder"
         )
         raise PreflightError(message) from error
+
+
+def check_master_key(master_key: str, *, characters_min: int) -> None:
+    """Empty turns LiteLLM's key management off; a short one would be guessed."""
+    if master_key and len(master_key) < characters_min:
+        raise PreflightError(
+            f"GATEWAY_MASTER_KEY has {len(master_key)} characters, fewer than {characters_min}: choose a "
+            "long random one, such as that of `openssl rand -hex 32`, or leave it empty to turn it off"
+        )
 
 
 @contextlib.contextmanager

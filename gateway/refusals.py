@@ -20,6 +20,7 @@ from routing.types import Decision
 FINAL_REASONS = frozenset({"context_window", "unpriced"})
 QUOTE = '"'
 WINDOW_WORDS = {"day": "daily", "week": "weekly", "month": "monthly", "total": "total"}
+IN_DOUBT = "is held by attempts in doubt, whose gateway died"
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
 
 
@@ -53,7 +54,8 @@ def no_candidate_refusal(decision: Decision) -> GatewayError:
 def budget_refusal(error: BudgetExceededError) -> GatewayError:
     """Which budget, how much, until when, and what to do.
 
-    What runs now may leave room when it ends: where that would do, the same request may be sent again.
+    What runs now may leave room when it ends: where that would do, the same request may be sent again. What
+    attempts in doubt hold comes free by an operator's hand alone: no retry helps.
     """
     claim = error.claim
     if error.is_temporary:
@@ -61,7 +63,7 @@ def budget_refusal(error: BudgetExceededError) -> GatewayError:
             f"{_named(claim)} has no room at the moment for this request, which {_needs(error)}: "
             f"{_sums(error)}. What those do not use comes free when they end: send it again in a second."
         )
-    if claim.is_crossing:
+    if claim.is_crossed:
         return crossed_budget_refusal(error)
     return InsufficientQuotaError(
         f"{_named(claim)} has no room for this request, which {_needs(error)}: {_sums(error)}. "
@@ -80,6 +82,7 @@ def crossed_budget_refusal(error: BudgetExceededError) -> CrossedBudgetError:
         f"Budget has been exceeded! {team}Current cost: {plain_usd_text(error.used_nanousd)}, Max budget: "
         f"{plain_usd_text(claim.limit_nanousd)}. {until} max_budget of {claim.owner}{path} "
         f"in Admin > Budgets."
+        + (f" Of it {plain_usd_text(error.in_doubt_nanousd)} {IN_DOUBT}." if error.is_in_doubt else "")
     )
 
 
@@ -90,7 +93,7 @@ def _named(claim: WindowClaim) -> str:
 
 def _needs(error: BudgetExceededError) -> str:
     needed = usd_text(error.needed_nanousd)
-    if error.claim.is_crossing:
+    if error.claim.is_crossed:
         return "needs something to be left"
     if error.output_tokens_min is not None:
         return f"needs at least {needed} for its prompt and {error.output_tokens_min} tokens of answer"
@@ -99,14 +102,21 @@ def _needs(error: BudgetExceededError) -> str:
 
 def _sums(error: BudgetExceededError) -> str:
     spent, limit = usd_text(error.spent_nanousd), usd_text(error.claim.limit_nanousd)
-    held = f", and {usd_text(error.held_nanousd)} is held by requests that run" if error.held_nanousd else ""
-    return f"{spent} of {limit} is spent{held}"
+    running, in_doubt = error.held_nanousd - error.in_doubt_nanousd, error.in_doubt_nanousd
+    parts = [f"{spent} of {limit} is spent"]
+    if running > 0:
+        parts.append(f"{usd_text(running)} is held by requests that run")
+    if in_doubt:
+        parts.append(f"{usd_text(in_doubt)} {IN_DOUBT}")
+    return ", and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _advice(error: BudgetExceededError) -> str:
     """Until when this counts, and what to do."""
     claim = error.claim
     choices = ["raise it in Admin > Budgets"]
+    if error.is_in_doubt:
+        choices.append("have an operator end those attempts (manage.py reconcile_ledger --settle-in-doubt)")
     if error.spent_nanousd < claim.limit_nanousd:
         choices.insert(0, "send less" if error.output_tokens_min is not None else "lower max_tokens")
     if claim.ends_at is not None:

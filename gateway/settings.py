@@ -81,6 +81,17 @@ SECRET_KEY = _secret("SECRET_KEY", kept_in=DATA_DIR / "secret_key")
 ENCRYPTION_KEYS = _secret("GATEWAY_ENCRYPTION_KEYS", kept_in=DATA_DIR / "encryption_keys").split(",")
 # Turns LiteLLM's key management on (gateway.litellm_api); empty: it is off.
 MASTER_KEY = _secret("GATEWAY_MASTER_KEY", kept_in=None)
+# A start with a shorter one is refused.
+MASTER_KEY_CHARACTERS_MIN = _number("GATEWAY_MASTER_KEY_CHARACTERS_MIN", 16)
+# Of each process, in its memory.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "wrong_keys": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "LOCATION": "wrong_keys",
+        "OPTIONS": {"MAX_ENTRIES": 10_000},
+    },
+}
 
 # Signs the webhooks that warn of budgets; receivers are given it.
 WEBHOOK_SECRET = _secret("GATEWAY_WEBHOOK_SECRET", kept_in=DATA_DIR / "webhook_secret")
@@ -259,6 +270,7 @@ CELERY_BEAT_SCHEDULE = {
     "warn-budgets": {"task": "gateway.tasks.warn_of_budgets", "schedule": 10},
     "recover-attempts": {"task": "billing.tasks.mark_attempts_in_doubt", "schedule": 30},
     "prune-ledger": {"task": "billing.tasks.prune_ledger", "schedule": 3600},
+    "prune-warnings": {"task": "billing.tasks.prune_warnings", "schedule": 3600},
     "prune-kept-answers": {"task": "billing.tasks.prune_kept_answers", "schedule": 600},
     "prune-health-checks": {"task": "clusters.tasks.prune_health_checks", "schedule": 3600},
 }

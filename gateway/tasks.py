@@ -42,8 +42,13 @@ def take_samples(*, now: datetime) -> None:
     # A minute costs what was in force when it began, whenever in it the sample is taken.
     minute = now.replace(second=0, microsecond=0)
     changes = _changes(from_at=capacity_samples.unpriced_from(now=now), to_at=minute)
-    views = load_inventory(now=minute).clusters
-    samples = [_sample(view, changes=changes.get(view.name, ())) for view in views if _is_paid_hourly(view)]
+    inventory = load_inventory(now=minute)
+    overhead_permille = inventory.settings.overhead_permille
+    samples = [
+        _sample(view, changes=changes.get(view.name, ()), overhead_permille=overhead_permille)
+        for view in inventory.clusters
+        if _is_paid_hourly(view)
+    ]
     sampled = capacity_samples.record_samples(samples=samples, now=now)
     closed = capacity.close_hours(now=now)
     logger.debug("capacity_sampled clusters=%s closed=%s", sampled, closed)
@@ -61,7 +66,7 @@ def _is_paid_hourly(view: ClusterView) -> bool:
     return view.kind == OWN and view.billing in (COMMITTED, AUTOSCALED)
 
 
-def _sample(view: ClusterView, *, changes: Changes) -> CapacitySample:
+def _sample(view: ClusterView, *, changes: Changes, overhead_permille: int) -> CapacitySample:
     return CapacitySample(
         cluster=view.name,
         is_committed=view.billing == COMMITTED,
@@ -69,6 +74,7 @@ def _sample(view: ClusterView, *, changes: Changes) -> CapacitySample:
         is_up=view.state != DISABLED and view.health != UNHEALTHY,
         cost_per_hour_nanousd=view.cost_per_hour_nanousd,
         tokens_per_s=view.rated_tokens_per_s or view.measured_tokens_per_s or TOKENS_PER_S_ASSUMED,
+        overhead_permille=overhead_permille,
         replica_count=view.replica_count,
         changes=changes,
     )

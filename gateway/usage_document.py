@@ -63,7 +63,11 @@ class BudgetOverride(Schema):
 
 
 class UsageBudget(Schema):
-    """Of budgets shared with other keys only what is left is told; then the other amounts are null."""
+    """Of budgets shared with other keys only what is left is told; then the other amounts are null.
+
+    `in_doubt_usd` is the part of `held_usd` that stays held until an operator ends the attempts of a process
+    that died.
+    """
 
     owner: BudgetOwner
     window: Literal["day", "week", "month", "total"]
@@ -72,6 +76,7 @@ class UsageBudget(Schema):
     limit_usd: str | None
     spent_usd: str | None
     held_usd: str | None
+    in_doubt_usd: str | None
     remaining_usd: str
     starts_at: datetime
     resets_at: datetime | None
@@ -127,7 +132,7 @@ def read_question(*, query: bytes, now: datetime) -> UsageQuestion | None:
 
 
 def load_usage(*, principal: Principal, question: UsageQuestion | None, now: datetime) -> dict[str, Any]:
-    """Blocks; at most ten queries. Raises InvalidRequestError."""
+    """Blocks; at most eleven queries. Raises InvalidRequestError."""
     document: dict[str, Any] = {
         "object": "usage",
         "key": _key(principal),
@@ -188,6 +193,7 @@ def _budget(balance: BudgetBalance) -> dict[str, Any]:
         "limit_usd": _usd(balance.limit_nanousd),
         "spent_usd": _usd(balance.spent_nanousd),
         "held_usd": _usd(balance.held_nanousd),
+        "in_doubt_usd": _usd(balance.in_doubt_nanousd),
         "remaining_usd": plain_usd_text(balance.remaining_nanousd),
         "starts_at": balance.starts_at,
         "resets_at": balance.resets_at,

@@ -117,6 +117,12 @@ class Budget(models.Model):
         default=False,
         help_text="Hard only: where less is left than a request may cost, lower its max_tokens to what is.",
     )
+    is_crossed = models.BooleanField(
+        "may be crossed",
+        default=False,
+        help_text="Hard only, LiteLLM's rule: take requests while anything is left, so that the last one may "
+        "cost more than that; refusals then have LiteLLM's words.",
+    )
     override_limit_nanousd = models.BigIntegerField(
         "limit meanwhile (nano-USD)", null=True, blank=True, validators=[MinValueValidator(0)]
     )
@@ -136,6 +142,10 @@ class Budget(models.Model):
                 condition=Q(override_limit_nanousd__isnull=True, override_until__isnull=True)
                 | Q(override_limit_nanousd__gte=0, override_until__isnull=False),
                 name="budget_override_expires",
+            ),
+            models.CheckConstraint(
+                condition=Q(is_crossed=False) | Q(is_hard=True, is_clamped=False),
+                name="budget_crossed_is_hard",
             ),
             models.CheckConstraint(
                 condition=(

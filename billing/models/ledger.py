@@ -56,6 +56,8 @@ class Reservation(models.Model):
             models.Index(
                 fields=["owner"], name="reservation_open", condition=Q(state__in=["held", "in_doubt"])
             ),
+            # Refusals and balances ask what attempts in doubt hold; there are some only after a crash.
+            models.Index(fields=["attempt_id"], name="reservation_in_doubt", condition=Q(state="in_doubt")),
         ]
 
     def __str__(self) -> str:
@@ -182,6 +184,8 @@ class CapacityHour(models.Model):
     committed_nanousd_per_hour = models.BigIntegerField(default=0)
     # Each sample's replicas added up: divided by sample_count it is how many ran on average.
     replica_samples = models.PositiveBigIntegerField(default=0)
+    # The router's overhead factor then, for the seed's formula; null: hours of before it was kept.
+    overhead_permille = models.PositiveIntegerField(null=True)
     updated_at = models.DateTimeField()
 
     class Meta:

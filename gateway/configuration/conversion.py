@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
@@ -161,6 +162,24 @@ def seconds(*, least: int) -> Kind:
     return Kind(read=read, write=lambda value: f"{value}s")
 
 
+def moment() -> Kind:
+    """A moment with its zone, such as 2026-11-20T09:00Z; written in UTC."""
+
+    def read(item: Item) -> datetime:
+        wanted = "write a moment with its zone, such as 2026-11-20T09:00Z"
+        words = _scalar(item, wanted=wanted).text
+        try:
+            found = datetime.fromisoformat(words)
+            in_utc = None if found.tzinfo is None else found.astimezone(UTC)
+        except (ValueError, OverflowError):
+            in_utc = None
+        if in_utc is None:
+            raise BadValueError(f"found {shown(item)}; {wanted}")
+        return in_utc
+
+    return Kind(read=read, write=lambda value: quoted(_moment_text(value)))
+
+
 def endpoint() -> Kind:
     """The base URL of a cluster; a trailing /v1 is taken off, because requests add it."""
 
@@ -191,6 +210,10 @@ def names(*, kind: Kind) -> Kind:
         return words
 
     return Kind(read=read, write=lambda words: f"[{', '.join(quoted(word) for word in words)}]")
+
+
+def _moment_text(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _scalar(item: Item, *, wanted: str) -> Scalar:

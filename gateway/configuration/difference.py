@@ -34,6 +34,10 @@ def secret_line(*, cluster_name: str, purpose: str, is_new: bool) -> str:
     return f"{sign} {purpose} secret of {quoted(cluster_name)}: {what}"
 
 
+def hourly_costs_line(*, cluster_name: str, count: int) -> str:
+    return f"+ hourly costs of {quoted(cluster_name)}: {count} new"
+
+
 def price_line(*, model: str, cluster_name: str, old: Rate | None, new: Mapping[str, int]) -> str:
     """Prices in USD per million tokens; a change names only those that differ."""
     noun = f"price of {quoted(model)} on {quoted(cluster_name)}"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from billing.prices import RateTable, load_rates
 from clusters.catalogue import (
@@ -11,7 +11,9 @@ from clusters.catalogue import (
     RouteEntry,
     load_catalogue,
 )
+from clusters.hourly_costs import load_changes
 from gateway.configuration.conversion import quoted
+from gateway.configuration.hourly_prices import hourly_price_lines
 from gateway.configuration.members import Field, written_values
 from gateway.configuration.schema import (
     MODEL,
@@ -49,13 +51,24 @@ def export_text(*, now: datetime) -> str:
     catalogue = load_catalogue()
     rates = load_rates(now=now)
     placeholders = _Placeholders()
+    # As with prices: what is in force, and what will be.
+    hourly_costs = load_changes(from_at=now, to_at=datetime.max.replace(tzinfo=UTC))
     own = [each for each in catalogue.clusters if each.values["kind"] != "provider"]
     providers = [each for each in catalogue.clusters if each.values["kind"] == "provider"]
     lines = [
         *_HEADER,
         *_section("server", written_values(catalogue.settings, fields=SERVER)),
         *_section("router", written_values(catalogue.settings, fields=ROUTER)),
-        *_listing("clusters", (_site_lines(each, rates, placeholders) for each in own)),
+        *_listing(
+            "clusters",
+            (
+                [
+                    *_site_lines(each, rates, placeholders),
+                    *hourly_price_lines(hourly_costs.get(each.name, ())),
+                ]
+                for each in own
+            ),
+        ),
         *_listing("externalProviders", (_site_lines(each, rates, placeholders) for each in providers)),
         *_listing("routes", (_route_lines(each) for each in catalogue.routes)),
     ]

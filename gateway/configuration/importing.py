@@ -13,6 +13,7 @@ from billing.price_library import find_context_window, find_price
 from billing.prices import PriceRecordError, RateTable, load_rates, put_price, put_prices
 from clusters import catalogue
 from clusters.endpoint import EndpointError, check_endpoint
+from clusters.hourly_costs import put_hourly_costs
 from clusters.inventory import InventoryError
 from gateway.configuration import difference
 from gateway.configuration.document import FILE_BYTES_MAX, ConfigurationError, Place, read_document
@@ -109,11 +110,20 @@ class _Importing:
         if change is None:
             return
         self._say(change, difference.cluster_line)
+        self._import_hourly_costs(site)
         for entry in site.secrets:
             self._import_secret(site, entry=entry, live_purposes=live_purposes)
         self._require_secrets(site, kept={**kept, **values}, live_purposes=live_purposes)
         for model in site.models:
             self._import_model(site, model=model)
+
+    def _import_hourly_costs(self, site: SiteEntry) -> None:
+        costs = {site.name: site.hourly_costs}
+        written_count = self._put(
+            site.hourly_costs_place, lambda: put_hourly_costs(changes=costs, source=ORIGIN)
+        )
+        if written_count:
+            self.changes.append(difference.hourly_costs_line(cluster_name=site.name, count=written_count))
 
     def _state_without_key(
         self, site: SiteEntry, *, kept: Mapping[str, Any], live_purposes: frozenset[str]

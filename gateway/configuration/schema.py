@@ -15,7 +15,8 @@ from clusters.catalogue import (
     REPLICAS_MAX,
     STATES,
 )
-from gateway.configuration import conversion
+from clusters.hourly_costs import CostChange
+from gateway.configuration import conversion, hourly_prices
 from gateway.configuration.document import Document, Entry, Item, Place, Scalar, Section
 from gateway.configuration.members import Field, Members, Notes
 from gateway.configuration.secret_entries import (
@@ -125,7 +126,7 @@ _SECTIONS = ("server", "router", "clusters", "externalProviders", "routes")
 _PROVIDER_ONLY = ("type", "enabled", "baseURL", "apiKey", "apiKeyFile")
 _SECRETS = (*VALUE_KEYS, *SECRET_FILE_KEYS, *PEM_PURPOSES)
 _EVERY_SITE_KEY = ("name", *(each.key for each in SITE), "rateLimit", "models", *_SECRETS, *_PROVIDER_ONLY)
-CLUSTER_KEYS = tuple(key for key in _EVERY_SITE_KEY if key not in _PROVIDER_ONLY)
+CLUSTER_KEYS = (*(key for key in _EVERY_SITE_KEY if key not in _PROVIDER_ONLY), hourly_prices.KEY)
 PROVIDER_KEYS = tuple(dict.fromkeys(_EVERY_SITE_KEY))
 
 # The types of the seed: where each provider answers.
@@ -158,6 +159,8 @@ class SiteEntry:
     provider_type: str  # empty: a cluster of our own
     secrets: tuple[SecretEntry, ...]
     models: tuple[ModelEntry, ...]
+    hourly_costs: tuple[CostChange, ...]
+    hourly_costs_place: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +287,8 @@ def _site(
         provider_type=provider_type,
         secrets=secrets,
         models=models,
+        hourly_costs=hourly_prices.read_hourly_prices(members, notes=notes),
+        hourly_costs_place=members.place_of(hourly_prices.KEY),
     )
 
 

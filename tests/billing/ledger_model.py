@@ -23,14 +23,11 @@ def month_of(moment):
 class Attempt:
     hold: object
     held: int
+    windows: list
     state: str = "held"
     checkpoint: int = 0
     row: tuple | None = None
     closed_at: object = None
-
-    @property
-    def windows(self):
-        return [claim.window_id for claim in self.hold.claims]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +42,8 @@ class LedgerModel:
     sums: dict = field(default_factory=dict)
     hours: dict = field(default_factory=lambda: defaultdict(lambda: [0] * 6))
     dead: set = field(default_factory=set)
+    # Windows that some hold crossed, by a rule that lets it.
+    crossed: set = field(default_factory=set)
     pruned: set = field(default_factory=set)
     pruned_days: dict = field(default_factory=lambda: defaultdict(lambda: (0, 0)))
 
@@ -66,6 +65,14 @@ class LedgerModel:
         taken = {hold.attempt_id: self._take(hold) for hold in batch.holds}
         asked = {hold.attempt_id: hold.held_nanousd for hold in batch.holds}
         return {key: amount for key, amount in taken.items() if amount != asked[key]}
+
+    def release(self, hold, *, now):
+        """What is open of it is void; what never came is shut out."""
+        attempt = self.attempts.get(hold.attempt_id)
+        if attempt is None:
+            attempt = self.attempts[hold.attempt_id] = Attempt(hold=hold, held=0, windows=[])
+        if attempt.state in OPEN:
+            self._close(attempt, state="void", outcome="failed", usage=Usage(), cost=0, at=now)
 
     def mark_in_doubt(self):
         lost = [one for one in self.attempts.values() if one.state == "held" and one.hold.owner in self.dead]
@@ -93,9 +100,10 @@ class LedgerModel:
             del self.attempts[key]
         hours_from = day_of(now - timedelta(days=kept_days))
         hours_from = min([hours_from, *(day_of(one.closed_at) for one in self.attempts.values() if one.row)])
-        for hour in [hour for hour in self.hours if hour < hours_from]:
-            sums, (requests, cost) = self.hours.pop(hour), self.pruned_days[day_of(hour)]
-            self.pruned_days[day_of(hour)] = (requests + sums[0], cost + sums[5])
+        for hour, cluster in [place for place in self.hours if place[0] < hours_from]:
+            day = (day_of(hour), cluster)
+            sums, (requests, cost) = self.hours.pop((hour, cluster)), self.pruned_days[day]
+            self.pruned_days[day] = (requests + sums[0], cost + sums[5])
         return len(gone), sum(one.row[2] for one in gone.values())
 
     def days_of_pruned_hours(self):
@@ -111,7 +119,7 @@ class LedgerModel:
         return {key: one.row for key, one in self.attempts.items() if one.row is not None}
 
     def rollups(self):
-        return {hour: tuple(sums) for hour, sums in self.hours.items()}
+        return {place: tuple(sums) for place, sums in self.hours.items()}
 
     def in_doubt(self):
         return {key for key, one in self.attempts.items() if one.state == "in_doubt"}
@@ -121,7 +129,11 @@ class LedgerModel:
         if hold.attempt_id in self.attempts:
             return self._taken_before(hold)
         amount = hold.held_nanousd
-        rooms = {claim: self._room(claim) for claim in hold.claims if claim.is_hard}
+        rooms = {claim: self.room(claim) for claim in hold.claims if claim.is_hard}
+        crossed = {claim: room for claim, room in rooms.items() if claim.is_crossed}
+        if any(room < 1 for room in crossed.values()):
+            return None
+        rooms = {claim: room for claim, room in rooms.items() if claim not in crossed}
         if any(room < amount for room in rooms.values()):
             lowering = [claim for claim in rooms if claim.is_clamped and hold.clamp is not None]
             if any(rooms[claim] < amount for claim in rooms if claim not in lowering):
@@ -130,17 +142,23 @@ class LedgerModel:
             if tokens is None:
                 return None
             amount = hold.clamp.held_nanousd(output_tokens=tokens)
+        self.crossed |= {claim.window_id for claim, room in crossed.items() if room < amount}
         for claim in hold.claims:
             self.sums[claim.window_id].held += amount
-        self.attempts[hold.attempt_id] = Attempt(hold=hold, held=amount)
+        windows = [claim.window_id for claim in hold.claims]
+        self.attempts[hold.attempt_id] = Attempt(hold=hold, held=amount, windows=windows)
         return amount
 
     def _taken_before(self, hold):
+        """One that was released holds nothing: whoever would have been told how long it may be is refused."""
         held = self.attempts[hold.attempt_id].held
-        return held if hold.clamp is not None else hold.held_nanousd
+        if hold.clamp is None:
+            return hold.held_nanousd
+        is_released = hold.clamp.affordable_tokens(room_nanousd=held) is None
+        return None if is_released and held < hold.held_nanousd else held
 
-    def _room(self, claim):
-        window = self.sums[claim.window_id]
+    def room(self, claim):
+        window = self.sums.get(claim.window_id, Window())
         return claim.limit_nanousd - window.spent - window.held
 
     def _end(self, settlement):
@@ -163,7 +181,8 @@ class LedgerModel:
         for window_id in attempt.windows:
             self.sums[window_id].held -= attempt.held
             self.sums[window_id].spent += charged
-        sums = self.hours[at.replace(minute=0, second=0, microsecond=0)]
+        hour = at.replace(minute=0, second=0, microsecond=0)
+        sums = self.hours[hour, attempt.hold.attribution["cluster"]]
         added = (1, outcome == "failed", usage.is_estimate, usage.input_tokens, usage.output_tokens, charged)
         for place, value in enumerate(added):
             sums[place] += value

@@ -36,6 +36,7 @@ SAMPLES = st.tuples(
         is_up=st.booleans(),
         cost_per_hour_nanousd=st.integers(0, 10**11),
         tokens_per_s=st.integers(1, 5_000),
+        overhead_permille=st.integers(1, 2_000),
         replica_count=st.integers(0, 9),
     ),
 )
@@ -125,7 +126,12 @@ def test_bills_of_all_teams_and_the_idle_are_the_whole_bill(uses):
     CapacityHour.objects.all().delete()
     samples = [
         CapacitySample(
-            cluster=cluster, is_committed=True, is_up=True, cost_per_hour_nanousd=7, tokens_per_s=1_000
+            cluster=cluster,
+            is_committed=True,
+            is_up=True,
+            cost_per_hour_nanousd=7,
+            tokens_per_s=1_000,
+            overhead_permille=1_100,
         )
         for cluster in OWN
     ]

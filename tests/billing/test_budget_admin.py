@@ -97,6 +97,16 @@ def test_budget_is_entered_with_clamp_override_and_warnings(admin_client, team_i
         assert text in page
 
 
+def test_budget_that_may_be_crossed_is_entered_and_listed(admin_client, team_id):
+    answer = admin_client.post(ADD, form_of(team_id, is_crossed="on"))
+
+    record = Budget.objects.get()
+    badges = '<span class="badge badge-ok">hard</span> <span class="badge badge-warn">may be crossed</span>'
+    assert answer.status_code == 302
+    assert (record.is_hard, record.is_clamped, record.is_crossed) == (True, False, True)
+    assert badges in text_of(admin_client.get(LIST))
+
+
 def test_budget_without_warnings_has_none(admin_client, team_id):
     admin_client.post(ADD, form_of(team_id, warning_percents=""))
 
@@ -108,6 +118,8 @@ def test_budget_without_warnings_has_none(admin_client, team_id):
     ("changes", "message"),
     [
         ({"is_hard": "", "is_clamped": "on"}, "Only a hard budget shortens answers"),
+        ({"is_hard": "", "is_crossed": "on"}, "Only a hard budget that is not clamped may be crossed"),
+        ({"is_clamped": "on", "is_crossed": "on"}, "may be crossed: choose one of the two."),
         ({"override_limit_nanousd": "20"}, "An override ends at some moment: say when."),
         (until(TOMORROW), "Say which limit counts until then."),
         ({"override_limit_nanousd": "20", **until(TOMORROW)}, "Say why the limit is another one meanwhile."),

@@ -107,8 +107,8 @@ def test_due_message_is_claimed_by_one_sender_and_again_when_that_one_died(budge
     spend(budget, 60)
     note_warnings(now=NOW)
 
-    first, second = claim_due(now=NOW), claim_due(now=NOW)
-    after = claim_due(now=NOW + budget_warnings.CLAIM)
+    first, second = claimed(NOW), claimed(NOW)
+    after = claimed(NOW + budget_warnings.CLAIM)
 
     assert [len(found) for found in (first, second, after)] == [2, 0, 2]
     assert {found.id for found in first} == {found.id for found in after}
@@ -123,10 +123,10 @@ def test_due_message_is_claimed_by_one_sender_and_again_when_that_one_died(budge
 def test_sent_message_is_not_due_again(budget):
     spend(budget, 60)
     note_warnings(now=NOW)
-    for warning in claim_due(now=NOW):
+    for warning in claimed(NOW):
         mark_sent(warning_id=warning.id, now=NOW)
 
-    assert claim_due(now=NOW + timedelta(days=1)) == []
+    assert claimed(NOW + timedelta(days=1)) == []
     assert set(BudgetWarning.objects.values_list("state", "sent_at")) == {("sent", NOW)}
 
 
@@ -136,7 +136,7 @@ def test_failed_message_is_tried_later_and_later_and_given_up(budget):
     note_warnings(now=NOW)
     now, pauses = NOW, []
     for _ in range(budget_warnings.TRIES_MAX):
-        (warning,) = claim_due(now=now)
+        (warning,) = claimed(now)
         is_over = mark_failed(warning_id=warning.id, reason="x" * 500, draw=0.5, now=now)
         row = BudgetWarning.objects.get()
         pauses.append((row.next_try_at - now).total_seconds())
@@ -145,7 +145,7 @@ def test_failed_message_is_tried_later_and_later_and_given_up(budget):
     assert is_over
     assert pauses == [30, 60, 120, 240, 480, 960, 1920, 3600]
     assert (row.state, row.error) == ("failed", "x" * budget_warnings.ERROR_CHARACTERS)
-    assert claim_due(now=now + timedelta(days=1)) == []
+    assert claimed(now + timedelta(days=1)) == []
 
 
 @pytest.mark.parametrize("budget_count", [1, 3])
@@ -166,7 +166,7 @@ def test_noting_asks_as_many_queries_however_many_budgets(budget_count, django_a
 def test_admin_shows_what_was_sent_and_what_failed(budget, admin_client):
     spend(budget, 60)
     note_warnings(now=NOW)
-    for warning in claim_due(now=NOW):
+    for warning in claimed(NOW):
         if warning.channel == "email":
             mark_sent(warning_id=warning.id, now=NOW)
 
@@ -175,3 +175,38 @@ def test_admin_shows_what_was_sent_and_what_failed(budget, admin_client):
     assert "$60.00 of $100.00" in page
     assert ("Sent" in page, "Due" in page) == (True, True)
     assert admin_client.get("/admin/billing/budgetwarning/add/").status_code == 403
+
+
+def claimed(now):
+    return list(claim_due(clock=lambda: now))
+
+
+def test_message_is_claimed_when_it_is_its_turn(budget):
+    """A slow receiver must not use up the claims, and the tries, of those that wait behind it."""
+    spend(budget, 60)
+    note_warnings(now=NOW)
+    moments = iter([NOW, NOW, NOW + timedelta(hours=1)])
+    sending = claim_due(clock=lambda: next(moments))
+
+    first = next(sending)
+    waiting = BudgetWarning.objects.exclude(id=first.id).get()
+    by_another = claimed(NOW)
+
+    assert (waiting.tries, waiting.next_try_at) == (0, NOW)
+    assert [warning.id for warning in by_another] == [waiting.id]
+    assert list(sending) == []
+
+
+def test_warnings_of_windows_long_over_are_pruned(budget, settings):
+    spend(budget, 60)
+    note_warnings(now=NOW)
+    count = BudgetWarning.objects.count()
+    later = NOW + budget_warnings.KEPT
+
+    kept = budget_warnings.prune_warnings(now=later)
+    Budget.objects.update(window="total")
+    of_total = budget_warnings.prune_warnings(now=later + timedelta(days=1))
+    Budget.objects.update(window="month")
+
+    assert (kept, of_total) == (0, 0)
+    assert budget_warnings.prune_warnings(now=later + timedelta(days=1)) == count > 0

@@ -40,6 +40,7 @@ def test_budget_loads_as_it_was_put(team_id, budget_id):
         timezone="UTC",
         is_hard=True,
         is_clamped=False,
+        is_crossed=False,
         override_limit_nanousd=None,
         override_until=None,
     )
@@ -127,6 +128,8 @@ def test_end_of_an_override_of_no_budget_is_refused():
     ("changes", "message"),
     [
         ({"is_clamped": True, "is_hard": False}, "only a hard budget shortens answers"),
+        ({"is_crossed": True, "is_hard": False}, "only a hard budget that is not clamped may be crossed"),
+        ({"is_crossed": True, "is_clamped": True}, "may be crossed: choose one of the two"),
         ({"timezone": "Mars"}, "unknown time zone 'Mars'"),
         ({"limit_nanousd": -1}, "is not between"),
         ({"window": "year"}, "window"),

@@ -32,6 +32,7 @@ def sample(cluster="gpu-a", *, committed=True, up=True, cost=6_000, speed=10, re
         is_up=up,
         cost_per_hour_nanousd=cost,
         tokens_per_s=speed,
+        overhead_permille=1_100,
         replica_count=replicas,
         changes=changes,
     )

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
 
 def crossing(*, limit_nanousd):
-    return dataclasses.replace(new_claim(limit_nanousd=limit_nanousd), is_crossing=True)
+    return dataclasses.replace(new_claim(limit_nanousd=limit_nanousd), is_crossed=True)
 
 
 def refused(*holds):

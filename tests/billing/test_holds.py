@@ -266,3 +266,36 @@ def test_clamp_affords_whole_tokens_of_each_choice(room_nanousd, tokens):
     clamp = dataclasses.replace(CLAMP, choice_count=3)
 
     assert clamp.affordable_tokens(room_nanousd=room_nanousd) == tokens
+
+
+def in_doubt(*holds):
+    """As recovery leaves them: their process died."""
+    Reservation.objects.filter(attempt_id__in=[hold.attempt_id for hold in holds]).update(state="in_doubt")
+
+
+def test_refusal_tells_what_attempts_in_doubt_hold_apart():
+    claim, other = new_claim(limit_nanousd=1_000), new_claim(limit_nanousd=10**9, budget=2)
+    lost, running = (new_hold(held_nanousd=amount, claims=[claim, other]) for amount in (500, 400))
+    ledger.commit(Batch(holds=[lost, running]))
+    in_doubt(lost)
+    asked = [new_hold(held_nanousd=needed, claims=[claim, other]) for needed in (200, 501, 1_001)]
+
+    verdicts = ledger.commit(Batch(holds=asked))
+
+    found = [verdicts[hold.attempt_id] for hold in asked]
+    assert [(e.spent_nanousd, e.held_nanousd, e.in_doubt_nanousd) for e in found] == [(0, 900, 500)] * 3
+    # Room when what runs ends; when an operator ends what is in doubt; never.
+    assert [(e.is_temporary, e.is_in_doubt) for e in found] == [(True, False), (False, True), (False, False)]
+
+
+def test_refusal_names_the_budget_that_waiting_does_not_help():
+    """One is full of running requests, the other of attempts in doubt: that one is told."""
+    busy, stuck = (new_claim(limit_nanousd=1_000, budget=number) for number in (1, 2))
+    lost = new_hold(held_nanousd=1_000, claims=[stuck])
+    ledger.commit(Batch(holds=[lost, new_hold(held_nanousd=1_000, claims=[busy])]))
+    in_doubt(lost)
+    asked = new_hold(held_nanousd=10, claims=[busy, stuck])
+
+    (error,) = ledger.commit(Batch(holds=[asked])).values()
+
+    assert (error.claim, error.is_in_doubt, error.is_temporary) == (stuck, True, False)

@@ -1,6 +1,8 @@
 """The ledger's protocol on the database: once, whole, and never above a hard budget."""
 
 import uuid
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError
@@ -282,3 +284,52 @@ def test_spent_and_held_never_pass_a_hard_limit(amounts, limit, sizes, used):
         )
     )
     assert (window.spent_nanousd, window.held_nanousd) == (charged, still_held)
+
+
+@pytest.mark.parametrize(
+    ("duration_ms", "kept"),
+    [(-1, 0), (0, 0), (2**31 - 1, 2**31 - 1), (2**31, 2**31 - 1), (10**12, 2**31 - 1)],
+)
+def test_attempt_that_ended_weeks_later_or_before_it_began_is_settled(duration_ms, kept):
+    hold = new_hold()
+    ledger.commit(Batch(holds=[hold]))
+
+    ledger.commit(
+        Batch(settlements=[replace(new_settlement(hold), duration_ms=duration_ms, ttft_ms=duration_ms)])
+    )
+
+    assert UsageRecord.objects.values_list("duration_ms", "ttft_ms").get() == (kept, kept)
+
+
+def test_hold_whose_answer_was_lost_is_released_weeks_later():
+    hold = new_hold()
+
+    ledger.release(lost=[hold], now=NOW + timedelta(days=60))
+    late = ledger.commit(Batch(holds=[hold]))
+
+    assert late == {}
+    assert Reservation.objects.values_list("state", "held_nanousd").get() == ("void", 0)
+    assert UsageRecord.objects.values_list("outcome", "duration_ms").get() == ("failed", 2**31 - 1)
+
+
+@pytest.mark.parametrize("is_crossed_first", [True, False])
+def test_each_hold_of_a_batch_keeps_to_its_own_rule_while_a_budget_changes(is_crossed_first):
+    kept = new_claim(limit_nanousd=1_000)
+    crossed = replace(kept, is_crossed=True)
+    claims = [crossed, kept] if is_crossed_first else [kept, crossed]
+    holds = [new_hold(held_nanousd=600, claims=[claim]) for claim in claims]
+
+    verdicts = ledger.commit(Batch(holds=holds))
+
+    assert set(verdicts) == ({holds[1].attempt_id} if is_crossed_first else set())
+    assert BudgetWindow.objects.get().held_nanousd == (600 if is_crossed_first else 1_200)
+
+
+def test_lowered_limit_binds_the_holds_that_know_it_and_no_others():
+    claims = [new_claim(limit_nanousd=limit) for limit in (1_000, 500, 1_000)]
+    holds = [new_hold(held_nanousd=300, claims=[claim]) for claim in claims]
+
+    verdicts = ledger.commit(Batch(holds=holds))
+
+    assert set(verdicts) == {holds[1].attempt_id}
+    assert BudgetWindow.objects.get().held_nanousd == 600

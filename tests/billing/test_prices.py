@@ -1,10 +1,13 @@
 """Prices: what is written once, what is in force when, what is refused."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from django.db import connections, transaction
 
 from billing import prices
 from billing.models import Price
@@ -305,7 +308,7 @@ def test_many_prices_are_written_at_once_in_whatever_order(django_assert_max_num
         for number in range(30)
     ]
 
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         written = [prices.put_prices(entries), prices.put_prices(entries)]
 
     assert written == [60, 0]
@@ -336,3 +339,32 @@ def test_load_rates_asks_two_queries(price_count, django_assert_num_queries):
         table = prices.load_rates(now=NOW)
 
     assert len(table.rates) == price_count
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_writers_of_one_moment_are_told_apart():
+    """Each reads what is there before it writes: the second one has to see the first one's price."""
+    is_written = threading.Event()
+
+    def first():
+        with transaction.atomic():
+            put(input_microusd_per_mtok=1)
+            is_written.set()
+            # Long enough for the other one to read, if it may.
+            threading.Event().wait(0.3)
+
+    def second():
+        is_written.wait(10)
+        with pytest.raises(prices.PriceRecordError, match="exists already and differs"):
+            put(input_microusd_per_mtok=2)
+
+    def closing(work):
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(closing, (first, second)))
+
+    assert Price.objects.get().input_microusd_per_mtok == 1

@@ -165,6 +165,19 @@ def test_report_by_cluster_has_its_idle_and_what_a_million_tokens_cost():
     assert (totals.cost_nanousd, totals.idle_nanousd, totals.bill_nanousd) == (120, 1_800, 2_070)
 
 
+def test_seed_formula_has_the_overhead_factor_of_each_hour():
+    """Amounts whose product with the factor is beyond the database's integers."""
+    hour = {"cost_nanousd": 10**17, "used_nanousd": 0, "idle_nanousd": 10**17, "capacity_tokens": 50}
+    make_capacity(**hour)
+    make_capacity(**hour, starts_at=DAY + timedelta(hours=10), overhead_permille=1_300)
+    make_capacity(**hour, starts_at=DAY + timedelta(hours=11), overhead_permille=1_000)
+
+    (row,) = reports.spend_report(group="cluster", **WEEK).rows
+
+    assert row.capacity_nanousd == 3 * 10**17
+    assert row.seed_nanousd_per_1k == -(-(10**17) * (1_100 + 1_300 + 1_000) // 150)
+
+
 def test_report_by_model_loads_each_with_its_share_of_the_idle():
     make_capacity(cost_nanousd=101, used_nanousd=30, idle_nanousd=71)
     make_capacity(cluster="gpu-z", used_nanousd=0, idle_nanousd=1_000)

@@ -297,15 +297,6 @@ def test_usage_of_many_days_draws_months_and_lists_the_latest_days(admin_client,
     assert "2026-03-01" not in page.partition('<table class="data-table">')[2]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_neutral_cell_disarms_formulas(start):
-    assert views.neutral_cell(f"{start}x") == f"'{start}x"
-
-
-def test_neutral_cell_leaves_other_texts():
-    assert [views.neutral_cell(text) for text in ("", "a=b", "gpt-4o")] == ["", "a=b", "gpt-4o"]
-
-
 def test_usage_page_shows_200_rows_and_points_to_the_csv(admin_client, monkeypatch):
     monkeypatch.setattr(views, "ROWS_SHOWN_MAX", 2)
     for number in range(3):

@@ -23,6 +23,7 @@ def add_cluster(**values):
             "endpoint": "http://127.0.0.1:9",
             "allow_private_network": True,
             "cost_per_hour_nanousd": 92_800_000,
+            **({"billing": "metered"} if values.get("kind") == "provider" else {}),
             **values,
         }
     )

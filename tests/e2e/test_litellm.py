@@ -21,7 +21,12 @@ PRICE = (1_000_000, 1_000_000)
 @pytest.fixture(scope="module")
 def litellm_gateway(control, observer, tmp_path_factory):
     gateway = RunningGateway(
-        env={**control.env, "GATEWAY_MASTER_KEY": MASTER},
+        env={
+            **control.env,
+            "GATEWAY_MASTER_KEY": MASTER,
+            # LiteLLM's own test has this key built in.
+            "GATEWAY_MASTER_KEY_CHARACTERS_MIN": str(len(MASTER)),
+        },
         log_path=tmp_path_factory.mktemp("log") / "gateway.log",
         settings_module="tests.e2e.gateway_settings",
     )

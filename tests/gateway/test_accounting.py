@@ -207,22 +207,20 @@ def test_claim_has_the_override_s_limit_up_to_its_end():
 
 
 @pytest.mark.parametrize(
-    ("is_hard", "is_clamped", "organisation", "found"),
+    ("is_hard", "is_clamped", "is_crossed", "found"),
     [
-        (True, True, "acme", (True, False)),
-        (True, False, "acme", (False, False)),
-        (False, True, "acme", (False, False)),
-        (True, False, "litellm", (False, True)),
-        # Clamped means kept to the nano-USD, so the last one may not cross the limit.
-        (True, True, "litellm", (True, False)),
+        (True, True, False, (True, False)),
+        (True, False, False, (False, False)),
+        (False, True, False, (False, False)),
+        (True, False, True, (False, True)),
     ],
 )
-def test_claim_is_clamped_where_a_hard_budget_is(is_hard, is_clamped, organisation, found):
-    budget = budget_of(is_hard=is_hard, is_clamped=is_clamped)
+def test_claim_has_the_budget_s_rule(is_hard, is_clamped, is_crossed, found):
+    budget = budget_of(is_hard=is_hard, is_clamped=is_clamped, is_crossed=is_crossed)
 
-    (claim,) = WindowCalendar().claims_of(principal_of(budget, organisation=organisation), now=NOW)
+    (claim,) = WindowCalendar().claims_of(principal_of(budget), now=NOW)
 
-    assert (claim.is_clamped, claim.is_crossing) == found
+    assert (claim.is_clamped, claim.is_crossed) == found
 
 
 def test_claims_at_the_edge_of_a_window_belong_to_the_one_that_begins():

@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from django.core.cache import caches
 
 from billing import budgets, keys, ledger
 from billing.entries import Batch, WindowClaim
 from billing.models import ApiKey, Budget, Team
 from billing.principals import load_principals
 from billing.windows import window_of
-from gateway import litellm_api
+from gateway import litellm_api, wrong_keys
 from tests.billing.holds import NOW, new_hold, new_settlement
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -24,6 +25,7 @@ FOREIGN = "sk-made-elsewhere-4711"
 def master_key(settings, monkeypatch):
     settings.MASTER_KEY = MASTER
     monkeypatch.setattr(litellm_api, "wall_clock", lambda: NOW)
+    caches[wrong_keys.CACHE].clear()
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def claim_of(budget):
         is_hard=budget.is_hard,
         starts_at=span.starts_at,
         ends_at=span.ends_at,
-        is_crossing=True,
+        is_crossed=True,
     )
 
 
@@ -165,6 +167,45 @@ def test_revoked_and_expired_keys_are_no_keys(generate, get, post):
 
     refusal = error("Incorrect API key.", status=401, type="auth_error")
     assert [get("/key/info", key=key) for key in (revoked, expired)] == [refusal, refusal]
+
+
+def test_wrong_keys_shut_their_address_out_for_a_minute(client, get, post, monkeypatch):
+    for _ in range(wrong_keys.WRONG_MAX):
+        assert get("/key/info", key="sk-wrong")[0] == 401
+    out = client.get("/key/info", headers={"Authorization": f"Bearer {MASTER}"})
+    elsewhere = client.get(
+        "/key/info", headers={"Authorization": f"Bearer {MASTER}"}, REMOTE_ADDR="198.51.100.7"
+    )
+    monkeypatch.setattr(litellm_api, "wall_clock", lambda: NOW + wrong_keys.SPAN)
+    again, _ = post("/key/generate", {})
+
+    assert (out.status_code, out.json()) == error(
+        "Too many wrong keys came from this address: wait 60 seconds, then send the right one.",
+        status=429,
+        type="auth_error",
+    )
+    assert (out["Retry-After"], elsewhere.status_code, again) == ("60", 400, 200)
+
+
+def test_keys_that_may_not_manage_are_no_wrong_ones(generate, post):
+    key = generate()["key"]
+
+    statuses = {post("/key/generate", {}, key=key)[0] for _ in range(wrong_keys.WRONG_MAX + 1)}
+
+    assert statuses == {403}
+
+
+def test_limit_in_force_is_shown_during_an_override_and_is_not_kept(generate, get, post):
+    key = generate(max_budget=1)["key"]
+    budget_id = Budget.objects.get().id
+    budgets.override_budget(
+        budget_id=budget_id, limit_nanousd=5 * 10**9, until=NOW + timedelta(hours=1), reason="launch", now=NOW
+    )
+
+    during = get(f"/key/info?key={key}")[1]["info"]["max_budget"]
+    post("/key/update", {"key": key, "budget_duration": "1d"})
+
+    assert (during, Budget.objects.get().limit_nanousd) == (5.0, 10**9)
 
 
 # --- Generate
@@ -280,7 +321,7 @@ def test_key_of_a_named_team(generate, post):
     answers = [generate(team_id="search"), generate(team_id=str(team_id))]
 
     assert [answer["team_id"] for answer in answers] == ["search", "search"]
-    assert {p.is_litellm for p in load_principals().values()} == {False}
+    assert {p.organisation for p in load_principals().values()} == {"acme"}
     assert post("/key/generate", {"team_id": "serach"}) == error(
         "There is no team 'serach': make it with POST /team/new, or in Admin > Teams.",
         status=404,
@@ -531,10 +572,28 @@ def test_team_with_a_budget_binds_its_keys(generate, post):
         "rpm_limit": 9,
     }
     assert Team.objects.get(name="search").rpm_max == 9
-    assert principal.is_litellm
-    assert sorted((b.owner, b.limit_nanousd) for b in principal.budgets) == [
-        ('key "litellm"', 10**9),
-        ('team "search"', 5 * 10**8),
+    assert principal.organisation == "litellm"
+    assert sorted((b.owner, b.limit_nanousd, b.is_crossed) for b in principal.budgets) == [
+        ('key "litellm"', 10**9, True),
+        ('team "search"', 5 * 10**8, True),
+    ]
+
+
+def test_budget_keeps_its_rule_whatever_the_shim_changes(generate, post):
+    keys_made = [generate(max_budget=1, soft_budget=0.5)["key"] for _ in range(2)]
+    key_ids = [load_principals()[keys.digest_key(key.encode())].key_id for key in keys_made]
+    Budget.objects.filter(key_id=key_ids[1], is_hard=True).update(is_crossed=False, is_clamped=True)
+
+    for key in keys_made:
+        status, _ = post("/key/update", {"key": key, "max_budget": 2, "budget_duration": "1d"})
+        assert status == 200
+
+    columns = ("is_hard", "limit_nanousd", "window", "is_clamped", "is_crossed")
+    found = [set(Budget.objects.filter(key_id=key_id).values_list(*columns)) for key_id in key_ids]
+    soft = (False, 5 * 10**8, "day", False, False)
+    assert found == [
+        {(True, 2 * 10**9, "day", False, True), soft},
+        {(True, 2 * 10**9, "day", True, False), soft},
     ]
 
 

@@ -154,3 +154,9 @@ def test_mail_without_a_server_says_so(settings):
     settings.EMAIL_HOST = ""
 
     assert "no mail server is set" in failure_of(channel="email", target="ops@example.com")
+
+
+@pytest.mark.parametrize("url", ["https://a..b/", "https://" + "a" * 70 + ".example/", "https://exa mple/"])
+def test_name_that_is_none_fails_alone(url):
+    with pytest.raises(NotificationError):
+        notifications.send(replace(WARNING, target=url), now=NOW)

@@ -59,6 +59,22 @@ def test_data_folder_of_another_user_is_named(tmp_path):
     assert "cannot be written (Permission denied)" in refusal(preflight.check_data_dir, tmp_path)
 
 
+@pytest.mark.parametrize("master_key", ["", "x" * 16, "x" * 100])
+def test_master_key_that_is_long_or_none_is_let_through(master_key):
+    preflight.check_master_key(master_key, characters_min=16)
+
+
+def test_short_master_key_is_refused_at_the_start(tmp_path, settings):
+    settings.MASTER_KEY = "sk-1234"
+
+    message = refusal(preflight.check_start, data_dir=tmp_path)
+
+    assert message == (
+        "GATEWAY_MASTER_KEY has 7 characters, fewer than 16: choose a long random one, such as that of "
+        "`openssl rand -hex 32`, or leave it empty to turn it off"
+    )
+
+
 def test_taken_port_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
@@ -212,7 +228,7 @@ def test_unapplied_migrations_are_named(alias, option):
 
     assert names[0] == "billing.0001_initial"
     assert refusal(preflight.check_migrations) == (
-        f"migrations are not applied yet ({', '.join(names)}): "
+        f"migrations are not applied yet ({preflight._shortened(names)}): "
         f"run `manage.py migrate{option}` before the start"
     )
 

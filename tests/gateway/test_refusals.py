@@ -135,13 +135,14 @@ def claim_of(**values):
     )
 
 
-def budget_refusal_of(*, spent, held=0, needed=20_000_000, output_tokens_min=None, **claim):
+def budget_refusal_of(*, spent, held=0, in_doubt=0, needed=20_000_000, output_tokens_min=None, **claim):
     error = budget_refusal(
         BudgetExceededError(
             claim=claim_of(**claim),
             needed_nanousd=needed,
             spent_nanousd=spent,
             held_nanousd=held,
+            in_doubt_nanousd=in_doubt,
             output_tokens_min=output_tokens_min,
         )
     )
@@ -235,7 +236,7 @@ def test_refusal_is_final_where_spent_alone_leaves_no_room(spent, held, kind):
 )
 def test_refusal_of_a_crossed_budget_is_in_litellm_s_words(owner, team, path):
     kind, message = budget_refusal_of(
-        spent=1_500_000_000, limit_nanousd=1_000_000_000, is_crossing=True, owner=owner
+        spent=1_500_000_000, limit_nanousd=1_000_000_000, is_crossed=True, owner=owner
     )
 
     assert kind is CrossedBudgetError
@@ -247,11 +248,50 @@ def test_refusal_of_a_crossed_budget_is_in_litellm_s_words(owner, team, path):
 
 
 def test_refusal_of_a_budget_that_running_requests_may_cross_asks_to_come_again():
-    kind, message = budget_refusal_of(spent=0, held=10_000_000_000, needed=1, is_crossing=True)
+    kind, message = budget_refusal_of(spent=0, held=10_000_000_000, needed=1, is_crossed=True)
 
     assert kind is BudgetHeldError
     assert message == (
         'The monthly budget of team "red" has no room at the moment for this request, which needs something '
         "to be left: $0.00 of $10.00 is spent, and $10.00 is held by requests that run. What those do not "
         "use comes free when they end: send it again in a second."
+    )
+
+
+def test_refusal_because_of_attempts_in_doubt_does_not_ask_to_come_again():
+    kind, message = budget_refusal_of(
+        spent=9_000_000_000, held=990_000_000, in_doubt=900_000_000, needed=200_000_000
+    )
+
+    assert kind is InsufficientQuotaError
+    assert kind.headers == (("x-should-retry", "false"),)
+    assert message == (
+        'The monthly budget of team "red" has no room for this request, which may cost up to $0.20: $9.00 of '
+        "$10.00 is spent, $0.09 is held by requests that run, and $0.90 is held by attempts in doubt, whose "
+        "gateway died. Wait until it starts anew at 2030-02-01T00:00+00:00, lower max_tokens, raise it in "
+        "Admin > Budgets, or have an operator end those attempts (manage.py reconcile_ledger "
+        "--settle-in-doubt)."
+    )
+
+
+def test_refusal_because_of_requests_that_run_beside_attempts_in_doubt_asks_to_come_again():
+    kind, message = budget_refusal_of(spent=9_000_000_000, held=990_000_000, in_doubt=900_000_000)
+
+    assert kind is BudgetHeldError
+    assert (
+        "$9.00 of $10.00 is spent, $0.09 is held by requests that run, and $0.90 is held by attempts"
+        in message
+    )
+
+
+def test_refusal_of_a_crossed_budget_tells_what_is_in_doubt():
+    kind, message = budget_refusal_of(
+        spent=0, held=10_000_000_000, in_doubt=10_000_000_000, needed=1, is_crossed=True, ends_at=None
+    )
+
+    assert kind is CrossedBudgetError
+    assert message == (
+        "Budget has been exceeded! Team=red Current cost: 10, Max budget: 10. Raise max_budget of "
+        'team "red" with POST /team/update or in Admin > Budgets. Of it 10 is held by attempts in doubt, '
+        "whose gateway died."
     )

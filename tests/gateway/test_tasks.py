@@ -8,7 +8,7 @@ from django.conf import settings
 from billing.models import CapacityHour
 from clusters.hourly_costs import put_hourly_cost
 from clusters.inventory import set_replica_count
-from clusters.models import Cluster
+from clusters.models import Cluster, RouterSettings
 from gateway import tasks
 from tests.clusters.rows import add_cluster
 
@@ -23,7 +23,6 @@ def test_task_samples_the_clusters_that_are_paid_by_the_hour():
     add_cluster(name="unrated")
     add_cluster(name="down", billing="autoscaled")
     add_cluster(name="bought", kind="provider", billing="metered")
-    add_cluster(name="own-by-token", billing="metered")
     Cluster.objects.filter(name="down").update(health="unhealthy")
 
     for second in (0, 30):
@@ -51,6 +50,18 @@ def test_samples_carry_replicas_and_the_price_of_the_minute():
 
     row = CapacityHour.objects.get()
     assert (row.cost_nanousd, row.capacity_tokens, row.replica_samples) == (300 + 300 + 600, 9 * 120, 9)
+
+
+def test_hours_keep_the_overhead_factor_of_their_time():
+    add_cluster(name="full")
+    tasks.take_samples(now=NINE)
+    RouterSettings.objects.update_or_create(defaults={"overhead_permille": 1_300})
+    tasks.take_samples(now=NINE + timedelta(hours=2, minutes=1))
+    tasks.take_samples(now=NINE + timedelta(hours=2, minutes=2))
+
+    rows = CapacityHour.objects.order_by("starts_at").values_list("starts_at", "overhead_permille")
+    hours = [NINE + timedelta(hours=number) for number in range(3)]
+    assert list(rows) == list(zip(hours, (1_100, 1_300, 1_300), strict=True))
 
 
 def test_outage_is_filled_with_the_prices_of_then():

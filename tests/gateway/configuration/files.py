@@ -66,6 +66,9 @@ clusters:
     sharedSecret: ${LAB_SECRET}
     backend: llamacpp
     billing: autoscaled
+    spotPrices:
+      - {from: "2029-12-31T10:00:00+01:00", costPerHour: 2.5}
+      - {from: 2030-06-01T00:00Z, costPerHour: 0}
     state: draining
     models:
       - "yes"
