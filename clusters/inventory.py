@@ -21,18 +21,11 @@ from clusters.models import (
     Route,
     RouterSettings,
 )
+from routing import policies
 
 logger = logging.getLogger(__name__)
 
-POLICIES = (
-    "marginal",
-    "hybrid",
-    "cost",
-    "latency",
-    "cluster_first",
-    "external_first",
-    "least_busy",
-)
+POLICIES = tuple(policies.POLICIES)
 CAPABILITIES = ("chat", "completions", "embeddings", "tools", "vision", "json_schema", "reasoning")
 SINGLE_ROW_ID = 1
 MODEL_NAME_CHARACTERS_MAX = 200

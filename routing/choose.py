@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from routing.eligibility import BREAKER_OPEN, exclusion_reason
 from routing.learning import NOTHING_LEARNT, States
-from routing.scoring import AUTOSCALED_PLACE, POLICIES, ScoreInput, estimated_cost_nanousd
+from routing.policies import POLICIES
+from routing.scoring import AUTOSCALED_PLACE, ScoreInput, estimated_cost_nanousd
 from routing.shortcut import soonest
 from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile, RoutePlan
 

@@ -11,7 +11,8 @@ from routing.choose import _ranked, choose
 from routing.eligibility import exclusion_reason
 from routing.forecast import Forecast
 from routing.learning import NOTHING_LEARNT, DeploymentState
-from routing.scoring import LATE, POLICIES
+from routing.policies import POLICIES
+from routing.scoring import LATE
 from routing.shortcut import COMPARED_MAX
 from routing.types import Candidate, Decision, Exclusion
 from tests.routing.values import LIGHT, deployment, flat, fleet, profile, provider

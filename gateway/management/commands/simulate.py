@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from routing.baselines import BASELINES
 from routing.physics import Router, Site
-from routing.scoring import POLICIES
+from routing.policies import POLICIES
 from routing.simulate import PolicyRouter, ProcessesRouter, Result, play
 
 TRACES = Path(settings.ROOT) / "routing" / "traces"

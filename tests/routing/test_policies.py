@@ -8,7 +8,8 @@ from clusters import inventory
 from routing.cost import cost_nanousd
 from routing.forecast import Forecast
 from routing.learning import DeploymentState
-from routing.scoring import OUTPUT_TOKENS_EXPECTED, POLICIES, ScoreInput, estimated_cost_nanousd
+from routing.policies import POLICIES
+from routing.scoring import OUTPUT_TOKENS_EXPECTED, ScoreInput, estimated_cost_nanousd
 from routing.types import Usage
 from tests.routing.values import LIGHT, SETTINGS, all_rates, deployment, flat, profile, provider
 
