@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from billing.entries import Settlement
+from gateway.affinity import AffinityMemory
 from gateway.attempt import Attempt
 from gateway.errors import OverloadedError
 from gateway.upstream import UpstreamFailure
@@ -26,7 +27,7 @@ from routing.learning import (
 )
 from routing.lengths import Lengths
 from routing.quota import UNLIMITED
-from routing.types import Objective, RequestProfile
+from routing.types import Affinity, Objective, RequestProfile
 
 # Outcomes that say something bad about the cluster.
 COUNTED_OUTCOMES = frozenset({"truncated"})
@@ -46,19 +47,28 @@ class Traffic:
 
     def __init__(self, *, clock: Callable[[], float], call_later: CallLater = call_later) -> None:
         self.states: dict[str, DeploymentState] = {}
+        self.affinity = AffinityMemory()
         self._clock = clock
         self._call_later = call_later
         self._lengths: dict[tuple[str, str], Lengths] = {}
 
     def asked(
-        self, profile: RequestProfile, *, key_id: str, waited_s: float, tried: frozenset[str]
+        self,
+        profile: RequestProfile,
+        *,
+        key_id: str,
+        waited_s: float,
+        tried: frozenset[str],
+        affinity: Affinity | None = None,
     ) -> RequestProfile:
         """The request with what is known of its like, for the choice that comes now."""
         known = self._lengths.get((key_id, profile.model))
         expected = profile.output_tokens_expected
         if known is not None:
             expected = lengths.expected_tokens(known, prompt_tokens=profile.prompt_tokens_estimate)
-        return replace(profile, output_tokens_expected=expected, waited_s=waited_s, tried=tried)
+        return replace(
+            profile, output_tokens_expected=expected, waited_s=waited_s, tried=tried, affinity=affinity
+        )
 
     def on_dispatch(self, attempt: Attempt, *, now_s: float) -> None:
         """Counted at once, before anything is awaited. A plain answer does not tell when it begins.
@@ -132,10 +142,13 @@ class Traffic:
         event: Event = Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens)
         if settlement.outcome == "ok":
             self._note_length(attempt, settlement)
+            usage = settlement.usage
             event = Finished(
                 sent_s=attempt.started_s,
                 duration_ms=float(settlement.duration_ms),
-                output_tokens=settlement.usage.output_tokens,
+                output_tokens=usage.output_tokens,
+                input_tokens=0 if usage.is_estimate else usage.input_tokens,
+                cache_read_tokens=usage.cache_read_tokens,
             )
         elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
             event = Failed(sent_s=attempt.started_s, draw=_draw(), unseen_tokens=unseen_tokens)

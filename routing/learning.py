@@ -6,9 +6,11 @@ from math import exp
 from typing import Any
 
 from routing import breaker as breakers
+from routing import cache_hits
 from routing import forecast as forecasts
 from routing import quota as quotas
 from routing.breaker import Breaker
+from routing.cache_hits import NOTHING_READ, CacheHits
 from routing.forecast import Forecast, Lesson
 from routing.quota import FULL, UNLIMITED, Quota
 
@@ -37,6 +39,7 @@ class DeploymentState:
     forecast: Forecast = forecasts.NEW
     quota: Quota = FULL
     breaker: Breaker = CLOSED
+    cache_hits: CacheHits = NOTHING_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +96,16 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """An answer came to its end."""
+    """An answer came to its end.
+
+    `input_tokens` and `cache_read_tokens` are what the upstream reported of the prompt; 0: nothing.
+    """
 
     sent_s: float
     duration_ms: float
     output_tokens: int
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,12 +260,18 @@ def _on_progress(state: DeploymentState, event: Progressed, now_s: float) -> Dep
 
 
 def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> DeploymentState:
+    hits = state.cache_hits
+    if event.input_tokens:
+        hits = cache_hits.on_answer(
+            hits, read_tokens=event.cache_read_tokens, input_tokens=event.input_tokens, now_s=now_s
+        )
     return replace(
         state,
         in_flight=max(state.in_flight - 1, 0),
         duration_ms=_blended(state.duration_ms, event.duration_ms),
         output_tokens=_blended(state.output_tokens, float(event.output_tokens)),
         breaker=breakers.on_success(state.breaker, now_s=now_s, sent_s=event.sent_s),
+        cache_hits=hits,
     )
 
 
