@@ -11,6 +11,7 @@ from channels.layers import get_channel_layer
 
 from gateway.fleet import FleetKeeper
 from routing.breaker import phase
+from routing.cache_hits import hit_share
 from routing.learning import NOTHING_LEARNT, DeploymentState
 from routing.types import Deployment
 
@@ -101,6 +102,7 @@ class LiveFeed:
             "requests_per_s": round(served[deployment.cluster, deployment.model] / elapsed_s, 2),
             "tokens_per_s": deployment.measured_tokens_per_s,
             "ttft_ms": None if state.ttft_ms is None else round(state.ttft_ms),
+            "cache_hit_share": hit_share(state.cache_hits, now_s=now_s),
         }
 
     def _complain(self, error: Exception) -> None:

@@ -66,7 +66,8 @@ def _chains(
     if profile.is_content_filtered:
         return [("content_filter_fallback", plan.content_filter_fallbacks)]
     chains = [("fallback", plan.fallbacks)]
-    if not ranked and any(each.reason == CONTEXT_WINDOW for each in exclusions):
+    is_too_long = profile.context_tokens_min > 0 or any(e.reason == CONTEXT_WINDOW for e in exclusions)
+    if not ranked and is_too_long:
         chains.insert(0, ("context_fallback", plan.context_fallbacks))
     return chains
 

@@ -67,6 +67,7 @@ clusters:
     backend: llamacpp
     billing: autoscaled
     state: draining
+    tags: [on-prem, "2026"]
     models:
       - "yes"
       - name: "8080"
@@ -87,4 +88,6 @@ externalProviders:
     models: [{name: gemini-x, inputPerMTok: 1, outputPerMTok: 2}]
 routes:
   - {model: alias, candidates: ["8080"], routingStrategy: latency, enabled: false}
+  - {model: shares, candidates: ["8080"], contextFallbacks: [gemini-x], contentFilterFallbacks: ["yes"],
+     routingStrategy: weighted, weights: {lab_1: 3, backup: 0}}
 """
