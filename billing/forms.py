@@ -6,7 +6,8 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from billing.amounts import AmountError, nanousd_from_usd, plain_rate_text, plain_usd_text, rate_from_usd
-from billing.models import ApiKey, Price
+from billing.models import ApiKey, Price, Team
+from billing.placements import PLACEMENT_FIELDS
 from billing.price_book import RATE_NAMES
 from billing.price_conditions import (
     CONTEXT_TOKENS_MAX,
@@ -90,7 +91,32 @@ class NamesField(forms.Field):
         return list(dict.fromkeys(name for name in names if name))
 
 
-class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for mypy
+class PlacementForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for mypy
+    """Where requests may be served: lists of words, not columns of JSON."""
+
+    allowed_regions = NamesField(
+        required=False,
+        help_text="Regions whose clusters may serve it, as the clusters have them; empty: every region. A "
+        "cluster without a region is then out.",
+    )
+    required_tags = NamesField(required=False, help_text="Tags that a cluster must have, all of them.")
+    forbidden_tags = NamesField(required=False, help_text="Tags that a cluster must not have, none of them.")
+
+
+class TeamForm(PlacementForm):
+    class Meta:
+        model = Team
+        fields: ClassVar = [
+            "organisation",
+            "name",
+            "rpm_max",
+            "tpm_max",
+            "concurrent_max",
+            *PLACEMENT_FIELDS,
+        ]
+
+
+class ApiKeyForm(PlacementForm):
     allowed_models = NamesField(
         required=False, help_text="Models this key may use, one per line; empty: all of them."
     )
@@ -119,6 +145,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only for
             "rpm_max",
             "tpm_max",
             "concurrent_max",
+            *PLACEMENT_FIELDS,
         ]
 
 

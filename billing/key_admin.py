@@ -15,9 +15,10 @@ from django.utils.safestring import SafeString
 from billing import keys
 from billing.badges import badge
 from billing.door_admin import DoorAdmin, admin_now
-from billing.forms import ApiKeyForm
+from billing.forms import ApiKeyForm, TeamForm
 from billing.limits import delete_model_limit, save_model_limit
 from billing.models import ApiKey, ModelLimit, Organisation, Team
+from billing.placements import PLACEMENT_FIELDS, PlacementWords, placement_text
 
 MODELS_SHOWN_MAX = 3
 KEY_FACTS = ("shown_prefix", "state", "revoked_at", "created_at", "updated_at")
@@ -53,7 +54,8 @@ class OrganisationAdmin(DoorAdmin):
 
 
 class TeamAdmin(DoorAdmin):
-    list_display = ("name", "organisation_name", "key_count", "limits", "usage", "created_at")
+    form = TeamForm
+    list_display = ("name", "organisation_name", "key_count", "limits", "served", "usage", "created_at")
     list_select_related = ("organisation",)
     search_fields = ("name", "organisation__name")
     ordering = ("name",)
@@ -70,6 +72,10 @@ class TeamAdmin(DoorAdmin):
     def limits(self, record: Team) -> str:
         return limits_text(record)
 
+    @admin.display(description="served")
+    def served(self, record: Team) -> str:
+        return placement_text(record)
+
     @admin.display(description="keys", ordering="key_count")
     def key_count(self, record: Any) -> int:
         return int(record.key_count)
@@ -81,7 +87,10 @@ class TeamAdmin(DoorAdmin):
 
 class ApiKeyAdmin(DoorAdmin):
     form = ApiKeyForm
-    list_display = ("name", "shown_prefix", "team_name", "models", "limits", "state", "usage", "created_at")
+    list_display = (
+        *("name", "shown_prefix", "team_name", "models", "limits", "served", "state", "usage"),
+        "created_at",
+    )
     list_select_related = ("team",)
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     search_fields = ("name", "prefix__exact", "team__name")
@@ -89,7 +98,8 @@ class ApiKeyAdmin(DoorAdmin):
     actions = ("revoke_keys",)
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        entered = ("name", "allowed_models", "expires_at", "rpm_max", "tpm_max", "concurrent_max")
+        limits = ("rpm_max", "tpm_max", "concurrent_max")
+        entered = ("name", "allowed_models", "expires_at", *limits, *PLACEMENT_FIELDS)
         return ("team", *entered) if obj is None else ("team_name", *entered, *KEY_FACTS)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
@@ -115,6 +125,7 @@ class ApiKeyAdmin(DoorAdmin):
             rpm_max=obj.rpm_max,
             tpm_max=obj.tpm_max,
             concurrent_max=obj.concurrent_max,
+            placement=PlacementWords(**{name: getattr(obj, name) for name in PLACEMENT_FIELDS}),
         )
         obj.id, obj.prefix = issued.id, issued.prefix
         # Only this request sees the key: response_add puts it on the page that answers it.
@@ -167,6 +178,10 @@ class ApiKeyAdmin(DoorAdmin):
     @admin.display(description="limits")
     def limits(self, record: ApiKey) -> str:
         return limits_text(record)
+
+    @admin.display(description="served")
+    def served(self, record: ApiKey) -> str:
+        return placement_text(record)
 
     @admin.display(description="state")
     def state(self, record: ApiKey) -> SafeString:

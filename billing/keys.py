@@ -15,6 +15,7 @@ from django.db.models import ProtectedError
 from billing.budgets import check_budget
 from billing.limits import check_limits
 from billing.models import ApiKey, Budget, Organisation, Team, UsageRecord
+from billing.placements import ANYWHERE, PlacementWords, check_placement
 from billing.records import RecordError, save_checked
 from billing.revision import bump_revision
 
@@ -51,6 +52,7 @@ def issue_key(
     rpm_max: int | None = None,
     tpm_max: int | None = None,
     concurrent_max: int | None = None,
+    placement: PlacementWords = ANYWHERE,
 ) -> IssuedKey:
     """Make a key for a team; only its digest is kept, so the caller must show the key now or never."""
     if not Team.objects.filter(id=team_id).exists():
@@ -67,6 +69,9 @@ def issue_key(
         rpm_max=rpm_max,
         tpm_max=tpm_max,
         concurrent_max=concurrent_max,
+        allowed_regions=list(placement.allowed_regions),
+        required_tags=list(placement.required_tags),
+        forbidden_tags=list(placement.forbidden_tags),
     )
     save_record(record=record)
     return IssuedKey(id=record.id, key=issued_key, prefix=prefix)
@@ -186,12 +191,18 @@ def _check_key(record: ApiKey) -> None:
     if len(models) > ALLOWED_MODELS_MAX:
         raise RecordError(f"a key names at most {ALLOWED_MODELS_MAX} models; leave the list empty for all")
     check_limits(record)
+    check_placement(record)
     if record.expires_at is not None and record.expires_at.tzinfo is None:
         raise RecordError(f"the moment {record.expires_at} of expiry needs a time zone")
+
+
+def _check_team(record: Team) -> None:
+    check_limits(record)
+    check_placement(record)
 
 
 _CHECKS: Mapping[type[KeyRecord], Callable[[Any], None]] = {
     ApiKey: _check_key,
     Budget: check_budget,
-    Team: check_limits,
+    Team: _check_team,
 }

@@ -11,7 +11,9 @@ from django.db.models.functions import Now
 from billing.budgets import BudgetView, load_budgets
 from billing.limits import LimitView, ModelLimits, limits_of, load_model_limits, model_limits_of
 from billing.models import ApiKey
+from billing.placements import placement_of
 from billing.revision import get_revision as get_revision  # noqa: PLC0414 -- part of this door
+from routing.types import Placement
 
 # A key is remembered so long after its revocation that the refusal can say "revoked".
 REVOKED_KEPT = timedelta(days=30)
@@ -32,6 +34,7 @@ class Principal:
     limits: tuple[LimitView, ...]
     model_limits: Mapping[str, tuple[LimitView, ...]]
     budgets: tuple[BudgetView, ...]
+    placement: Placement | None = None  # None: every cluster may serve it
 
 
 def load_principals() -> Mapping[bytes, Principal]:
@@ -62,4 +65,5 @@ def _principal(
         limits=limits_of(key=key),
         model_limits=model_limits_of(key=key, limits=limits),
         budgets=tuple(view for owner in owners for view in budgets.get(owner, ())),
+        placement=placement_of(key=key),
     )

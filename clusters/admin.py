@@ -163,7 +163,7 @@ class ClusterAdmin(InventoryAdmin):
         "recent_checks",
     )
     fieldsets = (
-        (None, {"fields": ("name", "kind", "provider", "region", "state")}),
+        (None, {"fields": ("name", "kind", "provider", "region", "tags", "state")}),
         ("Connection", {"fields": ("endpoint", "backend", "auth_type", "allow_private_network")}),
         (
             "Cost and capacity",

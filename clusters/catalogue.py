@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.db import models, transaction
 
-from clusters import inventory, vault
+from clusters import inventory, route_weights, vault
 from clusters.models import Cluster, ClusterSecret, Deployment, Route, RouterSettings
 
 BACKENDS = tuple(Cluster.Backend.values)
@@ -17,6 +17,7 @@ STATES = tuple(Cluster.State.values)
 CAPABILITIES = inventory.CAPABILITIES
 POLICIES = inventory.POLICIES
 REPLICAS_MAX = inventory.REPLICAS_MAX
+WEIGHT_MAX = route_weights.WEIGHT_MAX
 
 CLUSTER_FIELDS = (
     "kind",
@@ -36,9 +37,18 @@ CLUSTER_FIELDS = (
     "tpm_max",
     "burst_percent",
     "state",
+    "tags",
 )
 DEPLOYMENT_FIELDS = ("upstream_name", "context_window", "output_tokens_max", "capabilities", "is_enabled")
-ROUTE_FIELDS = ("candidates", "fallbacks", "policy", "is_enabled")
+ROUTE_FIELDS = (
+    "candidates",
+    "fallbacks",
+    "context_fallbacks",
+    "content_filter_fallbacks",
+    "policy",
+    "weights",
+    "is_enabled",
+)
 SETTINGS_FIELDS = (
     "policy",
     "ttft_objective_ms",

@@ -67,6 +67,42 @@ class ModelListField(forms.CharField):
         return bool(self.to_python(data) != (initial or []))
 
 
+class WeightsField(forms.CharField):
+    """Whole numbers by name, entered one `name: number` a line."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField"})
+
+    def to_python(self, value: Any) -> Any:
+        """By name, in the order entered."""
+        if isinstance(value, dict):
+            return value
+        lines = [line.strip() for line in re.split(r"[,\n]", value or "") if line.strip()]
+        weights: dict[str, int] = {}
+        for line in lines:
+            name, _, number = (part.strip() for part in line.partition(":"))
+            if not name or not re.fullmatch(r"[0-9]{1,9}", number):
+                raise forms.ValidationError(
+                    f"{line!r} is no weight: write a cluster's name, a colon and a whole number"
+                )
+            if name in weights:
+                raise forms.ValidationError(f"{name!r} stands here twice: leave it once")
+            weights[name] = int(number)
+        return weights
+
+    def prepare_value(self, value: Any) -> Any:
+        """One a line."""
+        if not isinstance(value, dict):
+            return value
+        return "\n".join(f"{name}: {weight}" for name, weight in value.items())
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Compared as weights: another way of separating is no change."""
+        try:
+            return bool(self.to_python(data) != (initial or {}))
+        except forms.ValidationError:
+            return True
+
+
 class InventoryForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's class takes no argument at run time
     """A form whose record must pass the inventory's own checks."""
 
@@ -88,6 +124,11 @@ class InventoryForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's clas
 class ClusterForm(InventoryForm):
     """A cluster, its price in dollars, and secrets that can be entered but never read."""
 
+    tags = ModelListField(
+        required=False,
+        widget=forms.TextInput(attrs={"class": "vLargeTextField"}),
+        help_text="Words that keys and teams may require or forbid, such as gdpr, on-prem.",
+    )
     endpoint = forms.CharField(
         max_length=inventory.ENDPOINT_CHARACTERS_MAX,
         help_text="Base URL without /v1, for example https://aws.llm.example.com",
@@ -147,6 +188,7 @@ class ClusterForm(InventoryForm):
             "tpm_max",
             "burst_percent",
             "state",
+            "tags",
         )
         help_texts = {
             "replica_count": "Of an autoscaled cluster: how many run now. An autoscaler's hook may say so "
@@ -252,14 +294,38 @@ class RouteForm(InventoryForm):
     fallbacks = ModelListField(
         required=False, help_text="Model names tried, in this order, when no candidate can."
     )
+    context_fallbacks = ModelListField(
+        required=False,
+        help_text="Model names tried first, in this order, when prompt and max_tokens are too long for every "
+        "candidate, or one refused them as too long.",
+    )
+    content_filter_fallbacks = ModelListField(
+        required=False,
+        help_text="Model names tried, in this order, when a content filter refused the request.",
+    )
     policy = forms.ChoiceField(
         required=False,
         choices=[("", "as in the router settings"), *((name, name) for name in inventory.POLICIES)],
     )
 
+    weights = WeightsField(
+        required=False,
+        help_text="Policy weighted: one `cluster: weight` a line, such as aws-us-east-1: 3. A cluster that "
+        "is not named weighs 1; with 0 it is a last resort.",
+    )
+
     class Meta:
         model = Route
-        fields = ("model", "candidates", "fallbacks", "policy", "is_enabled")
+        fields = (
+            "model",
+            "candidates",
+            "fallbacks",
+            "context_fallbacks",
+            "content_filter_fallbacks",
+            "policy",
+            "weights",
+            "is_enabled",
+        )
 
 
 class RouterSettingsForm(InventoryForm):

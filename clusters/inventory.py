@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import F
 
-from clusters import endpoint, signing, vault
+from clusters import endpoint, route_weights, signing, vault
 from clusters.health import Condition, Observation, folded, settled_latency_ms
 from clusters.models import (
     Cluster,
@@ -22,7 +22,7 @@ from clusters.models import (
     RouterSettings,
 )
 from clusters.paying import billing_fault
-from routing import policies
+from routing import placement, policies
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ CONTEXT_WINDOW_ASSUMED = 8192
 ENDPOINT_CHARACTERS_MAX = 300
 REASON_CHARACTERS_MAX = 200
 REPLICAS_MAX = 100_000
+TAGS_MAX = 20
 
 # What the prober writes; saving a cluster never writes it back with what a form read a minute ago.
 _HEALTH_FIELDS = frozenset(
@@ -358,6 +359,10 @@ def _check_cluster(cluster: Cluster) -> None:
         raise InventoryError(fault, field="billing")
     if cluster.replica_count > REPLICAS_MAX:
         raise InventoryError(f"at most {REPLICAS_MAX} replicas", field="replica_count")
+    try:
+        cluster.tags = placement.checked_tags(cluster.tags, most=TAGS_MAX)
+    except placement.PlacementError as error:
+        raise InventoryError(f"tags: {error}", field="tags") from error
     if cluster.default_model and (problem := _name_problem(cluster.default_model)):
         raise InventoryError(f"default model: {problem}", field="default_model")
 
@@ -388,7 +393,10 @@ def _check_route(route: Route) -> None:
     if not route.candidates:
         raise InventoryError("name at least one model that may answer", field="candidates")
     _check_route_models(names=route.candidates, field="candidates")
-    _check_route_models(names=route.fallbacks, field="fallbacks")
+    for field in ("fallbacks", "context_fallbacks", "content_filter_fallbacks"):
+        _check_route_models(names=getattr(route, field), field=field)
+    if problem := route_weights.problem_of(route.weights):
+        raise InventoryError(problem, field="weights")
 
 
 def _check_route_models(*, names: object, field: str) -> None:

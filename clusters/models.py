@@ -84,6 +84,11 @@ class Cluster(models.Model):
         default=100, validators=[MinValueValidator(100), MaxValueValidator(1000)]
     )
     state = models.CharField(max_length=16, choices=State.choices, default=State.ACTIVE)
+    tags = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Words that keys and teams may require or forbid, for example ["gdpr", "on-prem"].',
+    )
 
     # What the prober saw last. Unknown stays null: a missing metric is never 0.
     health = models.CharField(max_length=16, choices=Health.choices, default=Health.UNKNOWN)
@@ -199,7 +204,22 @@ class Route(models.Model):
     fallbacks = models.JSONField(
         default=list, blank=True, help_text="Model names tried, in this order, when no candidate can."
     )
+    context_fallbacks = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="Model names tried, in this order, when the request is too long for every candidate.",
+    )
+    content_filter_fallbacks = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="Model names tried, in this order, when a content filter refused the request.",
+    )
     policy = models.CharField(max_length=32, blank=True, help_text="Empty: the router setting.")
+    weights = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Policy weighted: cluster name to weight; who is not named weighs 1, 0 is a last resort.",
+    )
     is_enabled = models.BooleanField(default=True)
     updated_at = models.DateTimeField(auto_now=True)
 

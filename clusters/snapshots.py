@@ -1,8 +1,8 @@
 """Freezes the inventory into values that gateways route by: the read side, a handful of queries."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -70,6 +70,7 @@ class ClusterView:
     deployments: tuple[DeploymentView, ...]
     replica_count: int = 1
     cost_changes_at: datetime | None = None  # when the next cost per hour comes into force
+    tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,9 @@ class RouteView:
     candidates: tuple[str, ...]
     fallbacks: tuple[str, ...]
     policy: str
+    context_fallbacks: tuple[str, ...] = ()
+    content_filter_fallbacks: tuple[str, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +209,7 @@ def _cluster_view(
         deployments=tuple(_deployment_view(deployment) for deployment in deployments),
         replica_count=cluster.replica_count,
         cost_changes_at=cluster.cost_changes_at,
+        tags=frozenset(cluster.tags),
     )
 
 
@@ -247,6 +252,9 @@ def _route_view(route: Route) -> RouteView:
         candidates=tuple(route.candidates),
         fallbacks=tuple(route.fallbacks),
         policy=route.policy,
+        context_fallbacks=tuple(route.context_fallbacks),
+        content_filter_fallbacks=tuple(route.content_filter_fallbacks),
+        weights=dict(route.weights),
     )
 
 

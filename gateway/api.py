@@ -173,6 +173,8 @@ async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
         body=request.body,
         depth_max=request.json_depth_max,
         needs_priced=any(budget.is_hard for budget in principal.budgets),
+        headers=request.scope["headers"],
+        placement=principal.placement,
     )
     claimed: RecordedOutbox | None = None
     key = idempotency_key(request.scope["headers"])

@@ -10,7 +10,12 @@ from billing.entries import Hold
 from billing.group_commit import GroupCommit
 from gateway.accounting import OutputBound
 from gateway.completion import CompletionRequest
-from gateway.errors import UpstreamError, UpstreamInvalidError, UpstreamTooLargeError
+from gateway.errors import (
+    UpstreamError,
+    UpstreamInvalidError,
+    UpstreamRefusedError,
+    UpstreamTooLargeError,
+)
 from gateway.fleet import Target
 from gateway.metering import (
     cost_from_openai,
@@ -21,6 +26,7 @@ from gateway.metering import (
 )
 from gateway.outbox import Headers, Outbox, Reply
 from gateway.patience import Patience
+from gateway.refusal_kinds import FILTERED, is_filtered_whole
 from gateway.streaming import StreamRelay
 from gateway.upstream import UpstreamFailure, UpstreamResponse
 from routing.types import Candidate, Usage
@@ -65,6 +71,8 @@ class Attempt:
     # Its prompt while it counts in the cluster's backlog: until its first token is known or presumed.
     unseen_tokens: int = 0
     ttft_objective_s: float = 0.0
+    # A plain answer that a content filter emptied is a failure then, and not the caller's answer.
+    has_content_filter_fallbacks: bool = False
     ttft_s: float | None = None
     output_frames: int = 0
     reported_usage: object = None
@@ -144,6 +152,8 @@ class Reader:
         attempt.reported_cost_header = response.headers.get(COST_HEADER, "")
         if attempt.possible_usage(answer.usage) is None:
             attempt.output_frames = len(body) // 4
+        if attempt.has_content_filter_fallbacks and is_filtered_whole(body):
+            raise _filtered()
         return body
 
     async def relay_stream(
@@ -220,6 +230,19 @@ def _check_limit(attempt: Attempt) -> None:
     frames_max = (attempt.bound.tokens_max + FRAMES_SLACK_PER_CHOICE) * choice_count
     if attempt.output_frames > frames_max and attempt.reported_usage is None:
         raise UpstreamInvalidError("The upstream went on past the limit on tokens; it was cut there.")
+
+
+def _filtered() -> UpstreamFailure:
+    """The upstream did its work and charges for it; the cluster is well."""
+    error = UpstreamRefusedError(
+        "The upstream's content filter left nothing of the answer.",
+        upstream_status=400,
+        param=None,
+        code="content_filter",
+    )
+    return UpstreamFailure(
+        error, is_sent=True, is_counted=False, is_retryable=False, refusal=FILTERED, is_billed=True
+    )
 
 
 def _failure(error: UpstreamError) -> UpstreamFailure:

@@ -18,3 +18,4 @@ class CompletionRequest:
     body: bytes
     document: Mapping[str, Any]
     profile: RequestProfile
+    session: str = ""  # what the caller calls the session it belongs to

@@ -75,14 +75,16 @@ class Delivery:
         return settlement
 
     def settlement_of_failure(self, attempt: Attempt, failed: UpstreamFailure) -> Settlement:
-        """A failure before any content: free, unless the upstream may be working on it unseen."""
+        """A failure before any content: free, unless the upstream may be working on it unseen, or charges."""
         is_unseen = failed.is_sent and isinstance(failed.error, UpstreamTimeoutError)
         prompt_tokens = attempt.request.profile.prompt_tokens_estimate
         usage = estimated_usage(prompt_tokens_estimate=prompt_tokens, output_tokens=0)
+        if failed.is_billed:
+            usage = attempt.usage()
         return settlement_of(
             hold=attempt.hold,
             rate=attempt.candidate.deployment.rate,
-            usage=usage if is_unseen else NOTHING_USED,
+            usage=usage if is_unseen or failed.is_billed else NOTHING_USED,
             outcome="failed",
             error_code=failed.error.code,
             ttft_ms=None,

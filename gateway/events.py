@@ -80,6 +80,7 @@ class Observer:
         if attempt.ttft_s is not None:
             counters.ttft.observe(attempt.ttft_s)
         counters.input_tokens.inc(settlement.usage.input_tokens)
+        counters.cached_tokens.inc(settlement.usage.cache_read_tokens)
         counters.output_tokens.inc(settlement.usage.output_tokens)
         counters.cost.inc(min(settlement.cost_nanousd, settlement.hold.held_nanousd))
         counters.variance.inc(max(settlement.cost_nanousd - settlement.hold.held_nanousd, 0))

@@ -1,7 +1,7 @@
 """One immutable snapshot of all that a request needs from the control plane, and its keeper."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -137,6 +137,7 @@ def _target(
         polled_at_s=0.0 if checked_at is None else now_s - (now - checked_at).total_seconds(),
         rpm_max=cluster.rpm_max if cluster.kind == "provider" else None,
         tpm_max=cluster.tpm_max if cluster.kind == "provider" else None,
+        tags=cluster.tags,
     )
     rate = rates.rate_of(model=view.model, cluster_name=cluster.name)
     if rate is None and cluster.kind == "own":
@@ -182,15 +183,25 @@ def _route_plans(routes: Sequence[RouteView], deployments: Sequence[Deployment])
         # Each model once, however often a route names it: a place ranked twice would draw twice the traffic.
         first = dict.fromkeys(route.candidates)
         candidates = [d for model in first for d in by_model.get(model, [])]
-        rest = [model for model in dict.fromkeys(route.fallbacks) if model not in first]
-        fallbacks = [d for model in rest for d in by_model.get(model, [])]
         plans[route.model] = RoutePlan(
             model=route.model,
             policy=route.policy,
             candidates=tuple(candidates),
-            fallbacks=tuple(fallbacks),
+            fallbacks=_chain(route.fallbacks, by_model, without=first),
+            context_fallbacks=_chain(route.context_fallbacks, by_model, without=first),
+            # Another cluster of a candidate's model may filter less.
+            content_filter_fallbacks=_chain(route.content_filter_fallbacks, by_model, without=()),
+            weights=route.weights,
         )
     return dict(sorted(plans.items()))
+
+
+def _chain(
+    models: Sequence[str], by_model: Mapping[str, Sequence[Deployment]], *, without: Collection[str]
+) -> tuple[Deployment, ...]:
+    return tuple(
+        d for model in dict.fromkeys(models) if model not in without for d in by_model.get(model, ())
+    )
 
 
 def _routing_settings(inventory: InventorySnapshot) -> RoutingSettings:
@@ -209,6 +220,7 @@ def _routing_settings(inventory: InventorySnapshot) -> RoutingSettings:
             miss_input_microusd_per_mtok=given.miss_input_microusd_per_mtok,
             miss_output_microusd_per_mtok=given.miss_output_microusd_per_mtok,
         ),
+        stickiness_window_s=given.stickiness_window_s,
     )
 
 

@@ -11,6 +11,7 @@ from channels.layers import get_channel_layer
 
 from gateway.fleet import FleetKeeper
 from routing.breaker import phase
+from routing.cache_hits import hit_share
 from routing.learning import NOTHING_LEARNT, DeploymentState
 from routing.types import Deployment
 from routing.vitals import expected_ttft_s, speed_tokens_per_s
@@ -104,6 +105,7 @@ class LiveFeed:
             "requests_per_s": round(served[deployment.cluster, deployment.model] / elapsed_s, 2),
             "tokens_per_s": deployment.measured_tokens_per_s if speed is None else round(speed),
             "ttft_ms": None if ttft_s is None else round(ttft_s * 1000),
+            "cache_hit_share": hit_share(state.cache_hits, now_s=now_s),
         }
 
     def _complain(self, error: Exception) -> None:

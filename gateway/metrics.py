@@ -58,6 +58,9 @@ TTFT = Histogram(
     "gateway_time_to_first_token_seconds", "From dispatch to the first content.", ["cluster"], buckets=SECONDS
 )
 TOKENS = Counter("gateway_tokens", "Tokens settled.", ["cluster", "direction"])
+CACHED_TOKENS = Counter(
+    "gateway_cached_input_tokens", "Prompt tokens that upstreams read from their caches.", ["cluster"]
+)
 COST = Counter("gateway_cost_nanousd", "Nano-USD settled.", ["cluster"])
 FAILURES = Counter("gateway_failures", "Requests refused or failed, by error code.", ["code"])
 REROUTES = Counter("gateway_reroutes", "Attempts sent to a next candidate.", ["cluster"])
@@ -122,6 +125,7 @@ class ClusterMetrics:
         self.ttft = TTFT.labels(cluster)
         self.input_tokens = TOKENS.labels(cluster, "input")
         self.output_tokens = TOKENS.labels(cluster, "output")
+        self.cached_tokens = CACHED_TOKENS.labels(cluster)
         self.cost = COST.labels(cluster)
         self.variance = VARIANCE.labels(cluster)
         self.estimates = ESTIMATES.labels(cluster)

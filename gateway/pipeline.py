@@ -3,8 +3,9 @@
 serve: admit -> a pump (a task of the process) takes over -> the caller reads the outbox.
 pump:  choose -> hold -> deliver (send, relay, settle, the last byte).
        A clamped budget may grant a shorter answer than was asked for, and that is what is sent.
-       A fault before the first content chooses anew among the clusters not tried yet, within the retry
-       budget; the hold of the failed attempt is settled in the transaction that holds for the next.
+       A fault before the first content chooses anew among the clusters not tried yet, and a refusal for
+       length or content among the fallbacks meant for it, within the retry budget; the hold of the failed
+       attempt is settled in the transaction that holds for the next.
 """
 
 import random
@@ -31,11 +32,12 @@ from gateway.identifiers import new_attempt_id
 from gateway.outbox import Headers, Outbox
 from gateway.pumps import PumpSet
 from gateway.refusals import budget_refusal, no_candidate_refusal
+from gateway.reroutes import Course
 from gateway.retry_budget import RetryBudget
 from gateway.traffic import ttft_objective_s
 from gateway.upstream import UpstreamFailure
 from routing.choose import choose
-from routing.types import Candidate, Decision
+from routing.types import Affinity, Candidate, Decision, RoutePlan
 
 logger = structlog.get_logger(__name__)
 
@@ -127,52 +129,69 @@ class Pipeline:
         """Try the candidates in turn, each cluster once; raises the last one's error."""
         replaced: Settlement | None = None
         failure: UpstreamFailure | None = None
-        tried: set[str] = set()
-        while attempt := self._next_attempt(job, tried):
+        course = Course()
+        while attempt := self._next_attempt(job, course):
             try:
                 return await self._deliver(job, attempt, replaced=replaced)
             except UpstreamFailure as failed:
                 failure = failed
                 replaced = self.delivery.settlement_of_failure(attempt, failed)
                 self.observer.on_failure(attempt, failed, now_s=self.clock())
-                if not failed.is_retryable or job.outbox.is_abandoned:
+                if not course.on_failure(attempt, failed) or job.outbox.is_abandoned:
                     break
         assert failure is not None, "the loop ends only after a failure"
         assert replaced is not None, "each failure is settled"
         await self.ledger.settle(replaced)
-        raise failure.error
+        raise course.final_error(failure, plan=_plan(job))
 
-    def _next_attempt(self, job: Job, tried: set[str]) -> Attempt | None:
+    def _next_attempt(self, job: Job, course: Course) -> Attempt | None:
         """Choose by what is known now, and count the attempt at once; None: there is no further one.
 
         Nothing is awaited between the choice and the count: a burst would choose one cluster past its limit.
         """
         for _ in range(PLACE_TRIES_MAX):
             now_s = self.clock()
-            decision = self._choose(job, tried, now_s=now_s)
+            decision, affinity = self._choose(job, course, now_s=now_s)
             candidate = next(iter(decision.ranked), None)
-            if candidate is None and not tried:
-                raise no_candidate_refusal(decision)
-            if candidate is None or (tried and not self._may_reroute(decision, len(tried))):
+            if candidate is None:
+                return None
+            if course.attempt_count and not self._may_reroute(decision, course.attempt_count):
                 return None
             if self.observer.traffic.takes_place(candidate.deployment, now_s=now_s):
                 break
         else:
             raise OverloadedError("Other requests took each place that this one was to have; send it again.")
-        tried.add(candidate.deployment.cluster)
-        attempt = self._new_attempt(job, decision, candidate, number=len(tried))
+        number = course.on_attempt(cluster=candidate.deployment.cluster)
+        attempt = self._new_attempt(job, decision, candidate, number=number)
+        if affinity is not None:
+            self.observer.traffic.affinity.on_dispatch(
+                affinity, deployment_id=candidate.deployment.id, now_s=now_s
+            )
         self.observer.on_dispatch(attempt, decision=decision, now_s=now_s)
         return attempt
 
-    def _choose(self, job: Job, tried: set[str], *, now_s: float) -> Decision:
-        profile = self.observer.traffic.asked(
-            job.request.profile,
-            key_id=job.principal.key_id,
+    def _choose(self, job: Job, course: Course, *, now_s: float) -> tuple[Decision, Affinity | None]:
+        """The decision, and what it went by to keep like with like; raises the refusal of a first choice."""
+        traffic, key_id, fleet = self.observer.traffic, job.principal.key_id, job.snapshot.fleet
+        affinity = traffic.affinity.of_request(
+            job.request,
+            key_id=key_id,
+            plan=_plan(job),
+            window_s=fleet.settings.stickiness_window_s,
+            now_s=now_s,
+        )
+        profile = traffic.asked(
+            course.told(job.request.profile),
+            key_id=key_id,
             waited_s=now_s - job.started_s,
-            tried=frozenset(tried),
+            tried=frozenset(course.tried),
+            affinity=affinity,
         )
         draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
-        return choose(profile, job.snapshot.fleet, self.observer.traffic.states, now_s, draw)
+        decision = course.last_decision = choose(profile, fleet, traffic.states, now_s, draw)
+        if not decision.ranked and not course.attempt_count:
+            raise no_candidate_refusal(decision, profile=profile)
+        return decision, affinity
 
     def _may_reroute(self, decision: Decision, tried_count: int) -> bool:
         # A last resort is worth one attempt: with everything down, more would only amplify.
@@ -218,7 +237,12 @@ class Pipeline:
             ttft_objective_s=ttft_objective_s(
                 job.snapshot.fleet.settings.objective, profile=job.request.profile
             ),
+            has_content_filter_fallbacks=bool(_plan(job).content_filter_fallbacks),
         )
+
+
+def _plan(job: Job) -> RoutePlan:
+    return job.snapshot.fleet.routes[job.request.model]
 
 
 def _take_granted(attempt: Attempt, granted: Hold) -> None:

@@ -1,5 +1,6 @@
 """Words of the refusals that routing and the ledger cause: what was wrong, and what to do."""
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from billing.amounts import plain_usd_text, usd_text
@@ -13,32 +14,60 @@ from gateway.errors import (
     ModelNotPricedError,
     NoHealthyClusterError,
     OverloadedError,
+    PermissionDeniedError,
     UnsupportedError,
 )
-from routing.types import Decision
+from routing.eligibility import RESIDENCY, TAGS
+from routing.types import Decision, Exclusion, Placement, RequestProfile
 
-FINAL_REASONS = frozenset({"context_window", "unpriced"})
+PLACEMENT_REASONS = frozenset({RESIDENCY, TAGS})
+FINAL_REASONS = frozenset({"context_window", "unpriced"}) | PLACEMENT_REASONS
 QUOTE = '"'
 WINDOW_WORDS = {"day": "daily", "week": "weekly", "month": "monthly", "total": "total"}
 IN_DOUBT = "is held by attempts in doubt, whose gateway died"
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
 
 
-def no_candidate_refusal(decision: Decision) -> GatewayError:
+def no_candidate_refusal(decision: Decision, *, profile: RequestProfile) -> GatewayError:
     """Why no deployment may serve the request. A reason that the caller can act on comes first."""
     # A disabled cluster is as good as none: it will not be there for the next try either.
     excluded = [exclusion for exclusion in decision.exclusions if exclusion.reason != "disabled"]
+    reasons = {exclusion.reason for exclusion in excluded}
+    if profile.placement is None or not reasons & PLACEMENT_REASONS:
+        return _refusal(decision, excluded, profile)
+    rules = _placement_words(profile.placement, reasons=reasons)
+    if reasons <= PLACEMENT_REASONS:
+        return PermissionDeniedError(
+            f"No cluster that serves `{decision.model}` may serve this request, since {rules}. "
+            f"Add one that may, or change the rule in Admin.",
+            param="model",
+        )
+    error = _refusal(decision, excluded, profile)
+    error.message = f"{error.message} Mind that {rules}."
+    return error
+
+
+def _placement_words(placement: Placement, *, reasons: Collection[str]) -> str:
+    """The rules on places that excluded a cluster, and whose they are."""
+    words = []
+    if RESIDENCY in reasons and placement.regions is not None:
+        allowed = ", ".join(sorted(placement.regions)) or "none that all of them allow"
+        words.append(f"{placement.regions_by} allows only the regions {allowed}")
+    if TAGS in reasons and placement.required_tags:
+        words.append(f"{placement.tags_by} requires the tags {', '.join(sorted(placement.required_tags))}")
+    if TAGS in reasons and placement.forbidden_tags:
+        words.append(f"{placement.tags_by} forbids the tags {', '.join(sorted(placement.forbidden_tags))}")
+    return "; ".join(words)
+
+
+def _refusal(decision: Decision, excluded: Sequence[Exclusion], profile: RequestProfile) -> GatewayError:
     reasons = {exclusion.reason for exclusion in excluded}
     model = decision.model
     lacking = sorted(reason.removeprefix("lacks_") for reason in reasons if reason.startswith("lacks_"))
     # Where every reason lies in the request itself, the same request never succeeds: no retry helps.
     is_final = bool(reasons) and all(r in FINAL_REASONS or r.startswith("lacks_") for r in reasons)
     if is_final and "context_window" in reasons:
-        windows = max(e.deployment.context_window for e in excluded if e.reason == "context_window")
-        return ContextLengthError(
-            f"The prompt is longer than the context window of `{model}` ({windows} tokens); shorten it.",
-            param="messages",
-        )
+        return ContextLengthError(_too_long_words(decision, excluded, profile), param="messages")
     if is_final and lacking:
         return UnsupportedError(f"No deployment of `{model}` can do this: it lacks {', '.join(lacking)}.")
     if is_final:
@@ -47,8 +76,29 @@ def no_candidate_refusal(decision: Decision) -> GatewayError:
             param="model",
         )
     if reasons & FULL_REASONS:
-        return OverloadedError(f"Every cluster that serves `{model}` is full ({_listed(decision)}).")
-    return NoHealthyClusterError(f"No cluster can serve `{model}` now ({_listed(decision)}).")
+        return OverloadedError(f"Every cluster that serves `{model}` is full ({listed(decision)}).")
+    return NoHealthyClusterError(f"No cluster can serve `{model}` now ({listed(decision)}).")
+
+
+def _too_long_words(decision: Decision, excluded: Sequence[Exclusion], profile: RequestProfile) -> str:
+    windows: dict[str, int] = {}
+    for each in excluded:
+        if each.reason == "context_window":
+            place = each.deployment
+            windows[place.model] = max(windows.get(place.model, 0), place.context_window)
+    what, advice = "The prompt is", "shorten it"
+    if profile.output_tokens_max:
+        prompt = f"The prompt (about {profile.prompt_tokens_estimate} tokens)"
+        what = f"{prompt} and max_tokens ({profile.output_tokens_max}) together are"
+        advice = "shorten one of them"
+    if len(windows) == 1:
+        window = max(windows.values())
+        return f"{what} longer than the context window of `{decision.model}` ({window} tokens); {advice}."
+    listed_windows = ", ".join(f"`{model}` {window}" for model, window in sorted(windows.items()))
+    return (
+        f"{what} longer than every context window behind `{decision.model}`, fallbacks included "
+        f"({listed_windows} tokens); {advice}."
+    )
 
 
 def budget_refusal(error: BudgetExceededError) -> GatewayError:
@@ -133,6 +183,7 @@ def _moment(moment: datetime) -> str:
     return moment.isoformat(timespec="minutes")
 
 
-def _listed(decision: Decision) -> str:
+def listed(decision: Decision) -> str:
+    """The clusters and why each is out; the first ten."""
     parts = [f"{e.deployment.cluster}: {e.reason}" for e in decision.exclusions[:10]]
     return ", ".join(parts) or "none is registered"

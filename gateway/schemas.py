@@ -1,15 +1,16 @@
 """Wire schemas of /v1: what a body must look like, checked by hand on bytes, and described for OpenAPI."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 from ninja import Schema
 
+from gateway.affinity import session_name
 from gateway.completion import CompletionRequest
 from gateway.errors import InvalidJsonError, InvalidRequestError
 from gateway.metering import tokens_of_bytes
-from routing.types import RequestProfile
+from routing.types import Placement, RequestProfile
 
 MODEL_CHARACTERS_MAX = 200
 CHOICES_MAX = 128
@@ -21,7 +22,15 @@ MEDIA_TOKENS_ESTIMATE = 1024
 TOKENS_MAX = 10_000_000
 
 
-def decode_completion(*, surface: str, body: bytes, depth_max: int, needs_priced: bool) -> CompletionRequest:
+def decode_completion(
+    *,
+    surface: str,
+    body: bytes,
+    depth_max: int,
+    needs_priced: bool,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    placement: Placement | None = None,
+) -> CompletionRequest:
     """Check a body and take out what routing and metering need; raises InvalidRequestError.
 
     Members that we do not know stay in the document and travel upstream as they came.
@@ -60,7 +69,9 @@ def decode_completion(*, surface: str, body: bytes, depth_max: int, needs_priced
             choice_count=max(choice_count, best_of) * _prompt_count(document, surface=surface),
             needs=needs,
             is_priced_only=needs_priced,
+            placement=placement,
         ),
+        session=session_name(headers, document),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from billing.entries import Settlement
+from gateway.affinity import AffinityMemory
 from gateway.attempt import Attempt
 from gateway.errors import OverloadedError
 from gateway.exchange import Exchange
@@ -27,7 +28,7 @@ from routing.learning import (
 )
 from routing.lengths import Lengths
 from routing.quota import UNLIMITED
-from routing.types import Deployment, Objective, RequestProfile
+from routing.types import Affinity, Deployment, Objective, RequestProfile
 
 # Outcomes that say something bad about the cluster.
 COUNTED_OUTCOMES = frozenset({"truncated"})
@@ -49,13 +50,20 @@ class Traffic:
         self, *, clock: Callable[[], float], exchange: Exchange, call_later: CallLater = call_later
     ) -> None:
         self.states: dict[str, DeploymentState] = {}
+        self.affinity = AffinityMemory()
         self._clock = clock
         self._exchange = exchange
         self._call_later = call_later
         self._lengths: dict[tuple[str, str], Lengths] = {}
 
     def asked(
-        self, profile: RequestProfile, *, key_id: str, waited_s: float, tried: frozenset[str]
+        self,
+        profile: RequestProfile,
+        *,
+        key_id: str,
+        waited_s: float,
+        tried: frozenset[str],
+        affinity: Affinity | None = None,
     ) -> RequestProfile:
         """The request with what is known of its like, for the choice that comes now.
 
@@ -66,7 +74,9 @@ class Traffic:
         expected = profile.output_tokens_expected
         if known is not None:
             expected = lengths.expected_tokens(known, prompt_tokens=profile.prompt_tokens_estimate)
-        return replace(profile, output_tokens_expected=expected, waited_s=waited_s, tried=tried)
+        return replace(
+            profile, output_tokens_expected=expected, waited_s=waited_s, tried=tried, affinity=affinity
+        )
 
     def takes_place(self, deployment: Deployment, *, now_s: float) -> bool:
         """Whether the chosen deployment has a place left, all processes of this node counted."""
@@ -146,10 +156,13 @@ class Traffic:
         event: Event = Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens)
         if settlement.outcome == "ok":
             self._note_length(attempt, settlement)
+            usage = settlement.usage
             event = Finished(
                 sent_s=attempt.started_s,
-                output_tokens=settlement.usage.output_tokens,
+                output_tokens=usage.output_tokens,
                 generation_s=_generation_s(attempt, now_s=now_s),
+                input_tokens=0 if usage.is_estimate else usage.input_tokens,
+                cache_read_tokens=usage.cache_read_tokens,
             )
         elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
             event = Failed(sent_s=attempt.started_s, draw=_draw(), unseen_tokens=unseen_tokens)

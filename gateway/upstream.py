@@ -33,6 +33,7 @@ from gateway.errors import (
 )
 from gateway.fleet import Target
 from gateway.providers import openai_credentials
+from gateway.refusal_kinds import refusal_kind
 
 USER_AGENT = "tollgate"
 CLIENTS_MAX = 2_000
@@ -44,7 +45,11 @@ RETRY_AFTER_S_MAX = 300.0
 
 
 class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; what the caller sees is `error`
-    """One attempt failed. `is_retryable`: another cluster may do better."""
+    """One attempt failed. `is_retryable`: another cluster may do better.
+
+    `refusal`: the upstream refused the request itself, see gateway.refusal_kinds; `is_billed`: it charges for
+    that, by the usage it reported.
+    """
 
     def __init__(
         self,
@@ -54,6 +59,8 @@ class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; wha
         is_counted: bool = True,
         is_retryable: bool = True,
         retry_after_s: float = 0.0,
+        refusal: str = "",
+        is_billed: bool = False,
     ) -> None:
         super().__init__(error.message)
         self.error = error
@@ -61,6 +68,8 @@ class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; wha
         self.is_counted = is_counted
         self.is_retryable = is_retryable
         self.retry_after_s = retry_after_s
+        self.refusal = refusal
+        self.is_billed = is_billed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +267,8 @@ async def _refusal(response: httpx.Response, *, cluster: str) -> UpstreamFailure
     retry_after_s = _retry_after_s(response.headers)
     if status in UpstreamRefusedError.PASSED_ON:
         error = await _passed_on(response)
-        return UpstreamFailure(error, is_sent=True, is_counted=False, is_retryable=False)
+        kind = refusal_kind(status=status, code=error.upstream_code, message=error.message)
+        return UpstreamFailure(error, is_sent=True, is_counted=False, is_retryable=False, refusal=kind)
     await _stream(response).aclose()
     if status in {401, 403}:
         message = f"Cluster {cluster} refused the gateway's own credential; its operator must renew it."

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from routing.eligibility import BREAKER_OPEN, exclusion_reason
+from routing.affinity import kept
+from routing.eligibility import BREAKER_OPEN, CONTEXT_WINDOW, exclusion_reason
 from routing.learning import NOTHING_LEARNT, States
 from routing.policies import POLICIES
 from routing.scoring import AUTOSCALED_PLACE, ScoreInput, estimated_cost_nanousd
@@ -21,24 +22,32 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
         draw: a number in [0, 1): the only chance in the decision; it orders exact ties.
 
     `marginal` stops at the first price level that meets the latency objective (routing.shortcut); then the
-    decision names what was looked at, and `is_complete` is False. Candidates come before fallbacks. Where
+    decision names what was looked at, and `is_complete` is False. Candidates come before fallbacks, and these
+    in the order of their models. Where
     nothing but open breakers stands in the way, the one that opens soonest is ranked all the same and the
     reason says `last_resort`.
     """
     plan = fleet.routes[profile.model]
     policy = plan.policy or fleet.settings.policy
-    if policy == "marginal":
+    if policy == "marginal" and not profile.is_content_filtered:
         decision = _cheapest_in_time(plan, profile, fleet, state, now_s, draw)
         if decision is not None:
             return decision
-    ranked, exclusions = _ranked(plan.candidates, profile, fleet, state, now_s, draw, policy)
-    fallbacks, more = _ranked(plan.fallbacks, profile, fleet, state, now_s, draw, policy)
-    exclusions += more
-    reason = policy if ranked else "fallback"
-    ranked += [
-        Candidate(deployment=c.deployment, score=c.score, cost_nanousd=c.cost_nanousd, is_fallback=True)
-        for c in fallbacks
-    ]
+    ranked: list[Candidate] = []
+    exclusions: list[Exclusion] = []
+    seen: set[str] = set()
+    reason = ""
+    if not profile.is_content_filtered:
+        ranked, exclusions = _ranked(plan.candidates, profile, fleet, state, now_s, draw, policy)
+        seen, reason = {one.id for one in plan.candidates}, policy
+    for chain_reason, chain in _chains(plan, profile, ranked, exclusions):
+        for model in dict.fromkeys(one.model for one in chain):
+            links = [one for one in chain if one.model == model and one.id not in seen]
+            seen.update(one.id for one in links)
+            more, excluded = _ranked(links, profile, fleet, state, now_s, draw, policy)
+            exclusions += excluded
+            reason = reason if ranked else chain_reason
+            ranked += [_as_fallback(candidate) for candidate in more]
     if not ranked:
         ranked, reason = _last_resort(exclusions, profile, fleet, state), "last_resort"
     return Decision(
@@ -47,6 +56,28 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
         reason=reason if ranked else "none_eligible",
         ranked=tuple(ranked),
         exclusions=tuple(exclusions),
+    )
+
+
+def _chains(
+    plan: RoutePlan, profile: RequestProfile, ranked: Sequence[Candidate], exclusions: Sequence[Exclusion]
+) -> list[tuple[str, tuple[Deployment, ...]]]:
+    """The fallbacks that are open to the request, in order, each under the reason it is taken for."""
+    if profile.is_content_filtered:
+        return [("content_filter_fallback", plan.content_filter_fallbacks)]
+    chains = [("fallback", plan.fallbacks)]
+    is_too_long = profile.context_tokens_min > 0 or any(e.reason == CONTEXT_WINDOW for e in exclusions)
+    if not ranked and is_too_long:
+        chains.insert(0, ("context_fallback", plan.context_fallbacks))
+    return chains
+
+
+def _as_fallback(candidate: Candidate) -> Candidate:
+    return Candidate(
+        deployment=candidate.deployment,
+        score=candidate.score,
+        cost_nanousd=candidate.cost_nanousd,
+        is_fallback=True,
     )
 
 
@@ -112,6 +143,7 @@ def _ranked(
 ) -> tuple[list[Candidate], list[Exclusion]]:
     score = POLICIES[policy]
     settings = fleet.settings
+    weights = fleet.routes[profile.model].weights
     ranked: list[Candidate] = []
     exclusions: list[Exclusion] = []
     for deployment in deployments:
@@ -140,20 +172,30 @@ def _ranked(
             settings=settings,
             cost_nanousd=cost,
             now_s=now_s,
+            weight=weights.get(deployment.cluster, 1),
+            draw=draw,
         )
         ranked.append(Candidate(deployment=deployment, score=score(given), cost_nanousd=cost))
     # By score, then by id: the order in which the inventory was read never matters.
     ranked.sort(key=lambda candidate: (candidate.score, candidate.deployment.id))
-    return _tie_broken(ranked, draw), exclusions
-
-
-def _tie_broken(ranked: list[Candidate], draw: float) -> list[Candidate]:
-    if len(ranked) < 2:
-        return ranked
     # Only exact ties: any share of a score may be more than the price of a request.
     tied = sum(1 for candidate in ranked if candidate.score == ranked[0].score)
-    first = int(draw * tied)
-    return ranked[first:tied] + ranked[:first] + ranked[tied:]
+    if tied > 1:
+        first = int(draw * tied)
+        if profile.affinity is not None:
+            found = kept(
+                [candidate.deployment for candidate in ranked[:tied]],
+                affinity=profile.affinity,
+                profile=profile,
+                settings=settings,
+                state=state,
+                now_s=now_s,
+                trusts_polls=policy != "marginal",
+            )
+            if found is not None:
+                first = next(place for place in range(tied) if ranked[place].deployment is found[0])
+        ranked = ranked[first:tied] + ranked[:first] + ranked[tied:]
+    return ranked, exclusions
 
 
 def _last_resort(
@@ -173,7 +215,7 @@ def _last_resort(
                 state=learnt[deployment.id],
                 overhead_permille=fleet.settings.overhead_permille,
             ),
-            is_fallback=deployment in fleet.routes[profile.model].fallbacks,
+            is_fallback=deployment not in fleet.routes[profile.model].candidates,
         )
         for deployment in suspected[:1]
     ]

@@ -2,11 +2,15 @@
 
 from routing import breaker, quota
 from routing.learning import DeploymentState
-from routing.types import Deployment, RequestProfile, RoutingSettings
+from routing.types import Deployment, Placement, RequestProfile, RoutingSettings
 
 # The one reason that is dropped when nothing else is left: a breaker is a guess, and a guess
 # about a failing cluster is better than a refusal.
 BREAKER_OPEN = "breaker_open"
+CONTEXT_WINDOW = "context_window"
+# What an operator wrote into a key or its team: never dropped, whatever else is left.
+RESIDENCY = "residency"
+TAGS = "tags"
 
 
 def exclusion_reason(
@@ -23,8 +27,10 @@ def exclusion_reason(
     `trusts_polls`: the seed's filters by polled queue and latency count. `marginal` predicts instead: polls
     are old when they are read, and turned out useless for admission.
     """
-    if deployment.cluster in profile.tried:
+    if profile.tried and (deployment.cluster in profile.tried or deployment.id in profile.tried):
         return "tried"
+    if profile.placement is not None and (reason := _placement_reason(deployment, profile.placement)):
+        return reason
     if not trusts_polls and _is_plainly_free(deployment, profile=profile, state=state):
         return ""
     return (
@@ -45,11 +51,22 @@ def _is_plainly_free(deployment: Deployment, *, profile: RequestProfile, state: 
         and deployment.rate is not None
         and state.all_in_flight < deployment.in_flight_max
         and state.breaker.open_until_s == 0.0
-        and profile.prompt_tokens_estimate <= deployment.context_window
+        and profile.prompt_tokens_estimate + (profile.output_tokens_max or 0) <= deployment.context_window
+        and profile.context_tokens_min <= deployment.context_window
         and (not deployment.capabilities or profile.needs <= deployment.capabilities)
         and deployment.rpm_max is None
         and deployment.tpm_max is None
     )
+
+
+def _placement_reason(deployment: Deployment, placement: Placement) -> str:
+    """Fails closed: where a cluster is that names no region, nobody knows."""
+    if placement.regions is not None and (
+        not deployment.region or deployment.region not in placement.regions
+    ):
+        return RESIDENCY
+    is_fit = placement.required_tags <= deployment.tags and not placement.forbidden_tags & deployment.tags
+    return "" if is_fit else TAGS
 
 
 def _condition_reason(deployment: Deployment) -> str:
@@ -64,7 +81,16 @@ def _fitness_reason(deployment: Deployment, *, profile: RequestProfile) -> str:
     missing = profile.needs - deployment.capabilities if deployment.capabilities else frozenset()
     if missing:
         return f"lacks_{min(missing)}"
-    return "context_window" if profile.prompt_tokens_estimate > deployment.context_window else ""
+    return "" if _is_within_window(deployment, profile=profile) else CONTEXT_WINDOW
+
+
+def _is_within_window(deployment: Deployment, *, profile: RequestProfile) -> bool:
+    """Prompt and allowed answer together; the answer as far as the deployment itself would let it go."""
+    output_tokens = profile.output_tokens_max or 0
+    if deployment.output_tokens_max is not None:
+        output_tokens = min(output_tokens, deployment.output_tokens_max)
+    needed_tokens = max(profile.prompt_tokens_estimate + output_tokens, profile.context_tokens_min)
+    return needed_tokens <= deployment.context_window
 
 
 def _load_reason(

@@ -6,10 +6,12 @@ from math import exp
 from typing import Any
 
 from routing import breaker as breakers
+from routing import cache_hits
 from routing import forecast as forecasts
 from routing import quota as quotas
 from routing import vitals as vital_signs
 from routing.breaker import Breaker
+from routing.cache_hits import NOTHING_READ, CacheHits
 from routing.forecast import Forecast, Lesson
 from routing.quota import FULL, UNLIMITED, Quota
 from routing.vitals import Vitals
@@ -39,6 +41,7 @@ class DeploymentState:
     forecast: Forecast = forecasts.NEW
     quota: Quota = FULL
     breaker: Breaker = CLOSED
+    cache_hits: CacheHits = NOTHING_READ
 
     @property
     def all_in_flight(self) -> int:
@@ -100,11 +103,17 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """An answer came to its end. `generation_s` is from its first token to its last, where that was seen."""
+    """An answer came to its end.
+
+    `generation_s` is from its first token to its last, where that was seen; `input_tokens` and
+    `cache_read_tokens` are what the upstream reported of the prompt; 0: nothing.
+    """
 
     sent_s: float
     output_tokens: int
     generation_s: float | None = None
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +247,7 @@ def _on_shared(state: DeploymentState, event: Shared, now_s: float) -> Deploymen
         ),
         quota=state.quota,
         breaker=state.breaker,
+        cache_hits=state.cache_hits,
     )
     if event.requests_per_min != UNLIMITED or event.tokens_per_min != UNLIMITED:
         state = replace(state, quota=_shared_quota(state.quota, event, now_s))
@@ -298,6 +308,11 @@ def _on_progress(state: DeploymentState, event: Progressed, now_s: float) -> Dep
 
 
 def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> DeploymentState:
+    hits = state.cache_hits
+    if event.input_tokens:
+        hits = cache_hits.on_answer(
+            hits, read_tokens=event.cache_read_tokens, input_tokens=event.input_tokens, now_s=now_s
+        )
     return replace(
         state,
         in_flight=max(state.in_flight - 1, 0),
@@ -310,6 +325,7 @@ def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> Deploym
         ),
         output_tokens=_blended(state.output_tokens, float(event.output_tokens)),
         breaker=breakers.on_success(state.breaker, now_s=now_s, sent_s=event.sent_s),
+        cache_hits=hits,
     )
 
 

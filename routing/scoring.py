@@ -24,7 +24,10 @@ PACE_STALE_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreInput:
-    """What a policy may look at; `cost_nanousd` is the estimated cost of this request there."""
+    """What a policy may look at; `cost_nanousd` is the estimated cost of this request there.
+
+    `weight` is the cluster's in the route, `draw` the decision's one number of chance in [0, 1).
+    """
 
     deployment: Deployment
     profile: RequestProfile
@@ -32,6 +35,8 @@ class ScoreInput:
     settings: RoutingSettings
     cost_nanousd: int
     now_s: float = 0.0
+    weight: int = 1
+    draw: float = 0.0
 
 
 def estimated_cost_nanousd(

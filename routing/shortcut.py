@@ -6,6 +6,7 @@ own cluster meets the objective no provider need be scored, and few of the own o
 
 from collections.abc import Sequence
 
+from routing.affinity import kept
 from routing.eligibility import exclusion_reason
 from routing.learning import NOTHING_LEARNT, States
 from routing.scoring import lateness
@@ -26,8 +27,21 @@ def soonest(
 ) -> tuple[Deployment | None, float, list[Exclusion]]:
     """Of own clusters that are equally dear, one that meets the objective with room to spare, or None.
 
-    Gives its share of the objective too, and what was excluded on the way.
+    The one that holds the request's prefix or session, if there is one; else the earliest of a few. Gives its
+    share of the objective too, and what was excluded on the way.
     """
+    if profile.affinity is not None and len(deployments) > 1:
+        found = kept(
+            deployments,
+            affinity=profile.affinity,
+            profile=profile,
+            settings=settings,
+            state=state,
+            now_s=now_s,
+            trusts_polls=False,
+        )
+        if found is not None:
+            return *found, []
     best, best_share, compared = None, 1.0, 0
     excluded: list[Exclusion] = []
     start = int(draw * len(deployments))

@@ -74,6 +74,30 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a caller's requests may be served; regions None: anywhere. `*_by` name who says so."""
+
+    regions: frozenset[str] | None = None
+    required_tags: frozenset[str] = frozenset()
+    forbidden_tags: frozenset[str] = frozenset()
+    regions_by: str = ""
+    tags_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affinity:
+    """Where a request's like was served before: deployments' ids, best first; and what it is known by.
+
+    Hashes of its prompt's prefixes, shortest first, and its API key's id with its session's name. A tie-break
+    and nothing more: see routing.affinity.
+    """
+
+    served_by: tuple[str, ...] = ()
+    prefix_hashes: tuple[int, ...] = ()
+    session: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestProfile:
     """What routing may know of a request: sizes and needs, never its words."""
 
@@ -87,8 +111,12 @@ class RequestProfile:
     needs: frozenset[str]
     output_tokens_expected: float | None = None  # per choice, learnt by who asks; None: nothing is known
     waited_s: float = 0.0  # spent on this request already, before this choice
-    tried: frozenset[str] = frozenset()  # clusters that failed it
+    tried: frozenset[str] = frozenset()  # clusters that failed it, and ids of deployments that refused it
     is_priced_only: bool = False  # a hard budget watches: an unpriced deployment may not serve it
+    placement: Placement | None = None  # None: anywhere
+    affinity: Affinity | None = None
+    context_tokens_min: int = 0  # above the windows of those that refused it as too long
+    is_content_filtered: bool = False  # an upstream's content filter refused it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +147,7 @@ class Deployment:
     rtt_s: float = 0.0  # what the network adds to each answer
     rpm_max: int | None = None  # the provider's own limits
     tpm_max: int | None = None
+    tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,26 +171,38 @@ class RoutingSettings:
     overhead_permille: int
     cluster_cost_threshold_nanousd: int  # USD per 1K tokens, in nano-USD
     is_external_fallback_enabled: bool
+    stickiness_window_s: int = 60
     objective: Objective = field(default_factory=Objective)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePlan:
-    """One public model name: who may answer, and who is tried when none of them can."""
+    """One public model name: who may answer, and who is tried when none of them can.
+
+    Fallbacks are in the order of their models. `context_fallbacks` come before the others where the windows
+    of the candidates are too small, `content_filter_fallbacks` alone once a content filter refused.
+    `weights` are by cluster, for the policy `weighted`; who is not named weighs 1.
+    """
 
     model: str
     policy: str
     candidates: tuple[Deployment, ...]
     fallbacks: tuple[Deployment, ...]
+    context_fallbacks: tuple[Deployment, ...] = ()
+    content_filter_fallbacks: tuple[Deployment, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
     # Own candidates by the kind of their price, committed before autoscaled, and providers; made here, by id.
     own_levels: tuple[tuple[Deployment, ...], ...] = field(init=False)
     providers: tuple[Deployment, ...] = field(init=False)
+    # Whether there is a choice between equally dear own clusters, so that affinity can matter.
+    has_like_clusters: bool = field(init=False)
 
     def __post_init__(self) -> None:
         own = sorted((d for d in self.candidates if d.cluster_kind == "own"), key=lambda d: d.id)
         committed = tuple(d for d in own if d.billing == "committed")
         others = tuple(d for d in own if d.billing != "committed")
         object.__setattr__(self, "own_levels", (committed, others))
+        object.__setattr__(self, "has_like_clusters", max(len(committed), len(others)) > 1)
         providers = sorted((d for d in self.candidates if d.cluster_kind != "own"), key=_list_price)
         object.__setattr__(self, "providers", tuple(providers))
 

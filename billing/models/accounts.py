@@ -28,6 +28,15 @@ class Team(models.Model):
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
     tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)
     concurrent_max = models.PositiveIntegerField("requests at once", null=True, blank=True)
+    allowed_regions = models.JSONField(
+        default=list, blank=True, help_text="Regions whose clusters may serve it; empty: every region."
+    )
+    required_tags = models.JSONField(
+        default=list, blank=True, help_text="Tags that a cluster must have to serve it."
+    )
+    forbidden_tags = models.JSONField(
+        default=list, blank=True, help_text="Tags that a cluster must not have to serve it."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -50,6 +59,15 @@ class ApiKey(models.Model):
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
     tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)
     concurrent_max = models.PositiveIntegerField("requests at once", null=True, blank=True)
+    allowed_regions = models.JSONField(
+        default=list, blank=True, help_text="Regions whose clusters may serve it; empty: every region."
+    )
+    required_tags = models.JSONField(
+        default=list, blank=True, help_text="Tags that a cluster must have to serve it."
+    )
+    forbidden_tags = models.JSONField(
+        default=list, blank=True, help_text="Tags that a cluster must not have to serve it."
+    )
     # What a key's maker wants to find again: alias, user id, tags. Never read by the gateway.
     metadata = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)

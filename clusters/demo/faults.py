@@ -13,6 +13,7 @@ from typing import Any
 from clusters.demo.answer import Answer
 from clusters.demo.exchange import Exchange
 from clusters.demo.replies import DONE, JsonObject, Usage, frame
+from clusters.demo.speech import Choice, Speech
 from clusters.demo.wire import OUTPUT_TOKENS_MAX, CompletionRequest, error_body
 
 Fault = Callable[[Answer], Awaitable[None]]
@@ -23,6 +24,9 @@ ENGINE_ERROR = error_body("EngineDeadError: the engine core has died.", kind="In
 # How far past its limit a server goes that ignores max_tokens.
 SURPLUS_TOKENS = 64
 PENDING_MAX = 1000
+FILTERED_SPEECH = Speech(
+    choices=(Choice(index=0, reasoning=(), pieces=("",), finish_reason="content_filter"),)
+)
 
 
 async def http_500(answer: Answer) -> None:
@@ -43,6 +47,26 @@ async def http_429(answer: Answer) -> None:
 async def http_400(answer: Answer) -> None:
     body = error_body("This request is not to my taste.", kind="invalid_request_error")
     await answer.exchange.send_json(body, status=400)
+
+
+async def context_400(answer: Answer) -> None:
+    """As vLLM refuses what is longer than its window."""
+    words = "This model's maximum context length is 16 tokens. Please reduce the length of the messages."
+    body = error_body(words, kind="BadRequestError", code="context_length_exceeded")
+    await answer.exchange.send_json(body, status=400)
+
+
+async def filter_400(answer: Answer) -> None:
+    """As Azure refuses a prompt that its content filter does not let through."""
+    words = "The response was filtered due to the prompt triggering the content management policy."
+    body = error_body(words, kind="invalid_request_error", code="content_filter")
+    await answer.exchange.send_json(body, status=400)
+
+
+async def filter_200(answer: Answer) -> None:
+    """An answer of which a content filter left nothing."""
+    answer.speech = FILTERED_SPEECH
+    await answer.give()
 
 
 async def http_401(answer: Answer) -> None:
@@ -184,6 +208,9 @@ COMPLETION_FAULTS: Mapping[str, Fault] = {
     "http_503": http_503,
     "http_429": http_429,
     "http_400": http_400,
+    "context_400": context_400,
+    "filter_400": filter_400,
+    "filter_200": filter_200,
     "http_401": http_401,
     "not_json": not_json,
     "html_200": html_200,

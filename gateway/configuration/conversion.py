@@ -1,7 +1,7 @@
 """Turns the file's words into values and back: durations, exact USD, numbers, choices, endpoints."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from clusters.endpoint import EndpointError, check_endpoint, normal_endpoint
-from gateway.configuration.document import Item, Listing, Scalar, Section
+from gateway.configuration.document import Entry, Item, Listing, Scalar, Section
 
 SHOWN_LENGTH_MAX = 60
 DURATION_S_MAX = 2_147_483_647  # what its column holds
@@ -214,6 +214,27 @@ def names(*, kind: Kind) -> Kind:
 
 def _moment_text(value: datetime) -> str:
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def numbers(*, key: Kind, number: Kind) -> Kind:
+    """Whole numbers by name: {a: 3, b: 1}."""
+
+    def read(item: Item) -> dict[str, int]:
+        if not isinstance(item, Section):
+            raise BadValueError(f"found {shown(item)}; write names with numbers such as {{a: 3, b: 1}}")
+        return {
+            key.read(_as_scalar(name, entry)): number.read(entry.value)
+            for name, entry in item.entries.items()
+        }
+
+    def write(values: Mapping[str, int]) -> str:
+        return f"{{{', '.join(f'{quoted(name)}: {number.write(value)}' for name, value in values.items())}}}"
+
+    return Kind(read=read, write=write)
+
+
+def _as_scalar(name: str, entry: Entry) -> Scalar:
+    return Scalar(place=entry.place, written=name, text=name, is_null=False, missing=())
 
 
 def _scalar(item: Item, *, wanted: str) -> Scalar:

@@ -57,7 +57,7 @@ def _line(noun: str, *, change: Change, fields: Collection[Field]) -> str:
         field = known.get(each.name)
         key = field.key if field else each.name
         write = field.kind.write if field else str
-        old = "(none)" if each.old in (None, "", []) else write(each.old)
+        old = "(none)" if each.old in (None, "", [], {}) else write(each.old)
         words.append(f"{key} {write(each.new)}" if change.is_new else f"{key} {old} -> {write(each.new)}")
     listed = f": {', '.join(words)}" if words else ""
     return f"{'+' if change.is_new else '~'} {noun}{listed}"

@@ -163,7 +163,7 @@ def _loud_values(
     loud = {
         target: value
         for target, value in values.items()
-        if value not in (None, "", []) and not (target in quiet and quiet[target] == value)
+        if value not in (None, "", [], {}) and not (target in quiet and quiet[target] == value)
     }
     return written_values(loud, fields=tuple(fields))
 

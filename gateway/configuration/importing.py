@@ -30,6 +30,7 @@ from gateway.configuration.secret_entries import SecretEntry, needed_purposes
 
 # Marks the secrets and prices that came from a file.
 ORIGIN = "configuration file"
+ROUTED_MODELS = ("candidates", "fallbacks", "context_fallbacks", "content_filter_fallbacks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +276,7 @@ class _Importing:
             for deployment in cluster.deployments
         }
         for route in routes:
-            named = (*route.values.get("candidates", ()), *route.values.get("fallbacks", ()))
+            named = [model for field in ROUTED_MODELS for model in route.values.get(field, ())]
             for model in dict.fromkeys(named):
                 if model not in served:
                     text = f'no cluster serves "{model}" yet; it is left out until one does'

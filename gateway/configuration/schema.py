@@ -14,6 +14,7 @@ from clusters.catalogue import (
     POLICIES,
     REPLICAS_MAX,
     STATES,
+    WEIGHT_MAX,
 )
 from clusters.hourly_costs import CostChange
 from gateway.configuration import conversion, hourly_prices
@@ -85,6 +86,7 @@ SITE = (
     Field(key="maxInFlight", target="in_flight_max", kind=_COUNT),
     Field(key="allowPrivateNetwork", target="allow_private_network", kind=conversion.flag()),
     Field(key="defaultModel", target="default_model", kind=MODEL_NAME),
+    Field(key="tags", target="tags", kind=conversion.names(kind=conversion.text(length_max=32))),
     Field(key="state", target="state", kind=conversion.choice(*STATES)),
 )
 RATE_LIMIT = (
@@ -118,7 +120,14 @@ PRICES = (
 ROUTE = (
     Field(key="candidates", target="candidates", kind=MODEL_NAMES),
     Field(key="fallbacks", target="fallbacks", kind=MODEL_NAMES),
+    Field(key="contextFallbacks", target="context_fallbacks", kind=MODEL_NAMES),
+    Field(key="contentFilterFallbacks", target="content_filter_fallbacks", kind=MODEL_NAMES),
     Field(key="routingStrategy", target="policy", kind=_POLICY),
+    Field(
+        key="weights",
+        target="weights",
+        kind=conversion.numbers(key=CLUSTER_NAME, number=conversion.whole_number(least=0, most=WEIGHT_MAX)),
+    ),
     Field(key="enabled", target="is_enabled", kind=conversion.flag()),
 )
 

@@ -13,6 +13,7 @@ from routing.policies.hybrid import score_hybrid
 from routing.policies.latency import score_latency
 from routing.policies.least_busy import score_least_busy
 from routing.policies.marginal import score_marginal
+from routing.policies.weighted import score_weighted
 from routing.scoring import ScoreInput
 
 POLICIES: Mapping[str, Callable[[ScoreInput], float]] = {
@@ -23,4 +24,5 @@ POLICIES: Mapping[str, Callable[[ScoreInput], float]] = {
     "cluster_first": score_cluster_first,
     "external_first": score_external_first,
     "least_busy": score_least_busy,
+    "weighted": score_weighted,
 }

@@ -64,7 +64,8 @@ function row(cells) {
 }
 
 // Several gateway processes serve one fleet: what each has in flight and serves adds up; of their
-// breakers the most open one is shown, and of their times to the first token the longest.
+// breakers the most open one is shown, of their times to the first token the longest, and of their shares of
+// prompt tokens read from the cache the largest.
 function fleet() {
   const rows = new Map();
   for (const { update } of processes.values()) {
@@ -79,6 +80,8 @@ function fleet() {
       known.in_flight += deployment.in_flight;
       known.requests_per_s += deployment.requests_per_s;
       known.ttft_ms = Math.max(known.ttft_ms ?? 0, deployment.ttft_ms ?? 0) || null;
+      known.cache_hit_share = Math.max(known.cache_hit_share ?? -1, deployment.cache_hit_share ?? -1);
+      if (known.cache_hit_share < 0) known.cache_hit_share = null;
       known.breaker = phases[Math.max(phases.indexOf(known.breaker), phases.indexOf(deployment.breaker))];
     }
   }
@@ -99,6 +102,7 @@ function showFleet() {
     d.state === "active" ? badge(d.health, HEALTHS[d.health] || "muted", d.reason) : badge(d.state, "muted"),
     badge(d.breaker.replace("_", " "), BREAKERS[d.breaker]),
     number(d.in_flight), number(d.queue_depth), rate(d.requests_per_s), number(d.tokens_per_s), number(d.ttft_ms, " ms"),
+    number(d.cache_hit_share === null ? null : Math.round(100 * d.cache_hit_share), " %"),
   ])));
 }
 

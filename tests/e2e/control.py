@@ -31,6 +31,7 @@ from billing.models import (  # noqa: E402
     SpendRollup,
     UsageRecord,
 )
+from billing.placements import PlacementWords  # noqa: E402
 from clusters import catalogue, inventory  # noqa: E402
 from clusters.health import Observation  # noqa: E402
 from clusters.models import Cluster, Route  # noqa: E402
@@ -85,6 +86,10 @@ def add_route(*, model, candidates, fallbacks=(), **values):
     catalogue.put_route(model=model, values={**models, **values})
 
 
+def add_deployment(*, cluster, model, context_window):
+    catalogue.put_deployment(cluster_name=cluster, model=model, values={"context_window": context_window})
+
+
 def set_cluster_state(*, name, state):
     inventory.set_cluster_state(cluster_id=Cluster.objects.get(name=name).id, state=state)
 
@@ -97,14 +102,15 @@ def set_cluster_health(*, name, is_healthy):
         inventory.record_health(cluster_id=cluster_id, observation=observation, now=now())
 
 
-def issue_key(*, name, team, budgets=(), expires_in_s=None, **limits):
+def issue_key(*, name, team, budgets=(), expires_in_s=None, placement=None, **limits):
     """A key of a team of that name; each budget is {limit_nanousd, window, is_hard}."""
     organisation_id = keys.put_organisation(name="tests")
     team_id = keys.put_team(organisation_id=organisation_id, name=team)
     expires_at = None
     if expires_in_s is not None:
         expires_at = now() + timedelta(seconds=expires_in_s)
-    issued = keys.issue_key(team_id=team_id, name=name, expires_at=expires_at, **limits)
+    placement = PlacementWords(**(placement or {}))
+    issued = keys.issue_key(team_id=team_id, name=name, expires_at=expires_at, placement=placement, **limits)
     for budget in budgets:
         put_budget(key_id=issued.id, **budget)
     return {"id": issued.id, "key": issued.key, "name": name}
@@ -245,6 +251,7 @@ CALLS = {
     function.__name__: function
     for function in (
         add_cluster,
+        add_deployment,
         set_price,
         add_route,
         set_cluster_state,

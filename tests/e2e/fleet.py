@@ -62,7 +62,16 @@ class Fleet:
     # --- What the test has
 
     def add_cluster(
-        self, *, kind="own", price=None, is_priced=True, model=None, is_dead=False, standin=None, **values
+        self,
+        *,
+        kind="own",
+        price=None,
+        is_priced=True,
+        model=None,
+        is_dead=False,
+        standin=None,
+        context_window=65_536,
+        **values,
     ):
         """Another cluster that serves `model`; `standin` are settings of the stand-in, `price` its rates.
 
@@ -95,7 +104,7 @@ class Fleet:
                 **values,
             },
             model=model,
-            deployment={"context_window": 65_536},
+            deployment={"context_window": context_window},
             price=price or (PRICE if is_priced and not is_own else None),
             secret=None,
         )

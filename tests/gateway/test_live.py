@@ -61,6 +61,7 @@ def test_update_describes_each_deployment():
             "requests_per_s": 0.0,
             "tokens_per_s": None,
             "ttft_ms": None,
+            "cache_hit_share": None,
         }
     ]
 

@@ -20,6 +20,7 @@ from gateway.errors import (
 from gateway.refusals import budget_refusal, no_candidate_refusal
 from routing.types import Decision, Exclusion
 from tests.gateway.snapshots import cluster_view, deployment_view, snapshot_of
+from tests.routing.values import profile
 
 
 def deployment_of(cluster, *, context_window=8192):
@@ -28,14 +29,15 @@ def deployment_of(cluster, *, context_window=8192):
     return target.deployment
 
 
-def refusal_of(*reasons, context_windows=None):
+def refusal_of(*reasons, context_windows=None, asked=None):
     windows = context_windows or [8192] * len(reasons)
     exclusions = tuple(
         Exclusion(deployment=deployment_of(f"c{n}", context_window=window), reason=reason)
         for n, (reason, window) in enumerate(zip(reasons, windows, strict=True))
     )
     error = no_candidate_refusal(
-        Decision(model="llama", policy="cost", reason="none_eligible", ranked=(), exclusions=exclusions)
+        Decision(model="llama", policy="cost", reason="none_eligible", ranked=(), exclusions=exclusions),
+        profile=asked or profile(),
     )
     return type(error), error.message, error.param
 

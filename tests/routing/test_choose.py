@@ -135,8 +135,12 @@ def test_choose_does_not_depend_on_the_order_of_the_inventory(drawn, policy, dra
     assert (second.reason, second.policy, second.model) == (first.reason, first.policy, first.model)
 
 
+# All but the one whose scores are the draw's.
+tied_policies = st.sampled_from(sorted(set(POLICIES) - {"weighted"}))
+
+
 @LIGHT
-@given(fleets, policies, st.floats(0, 0.999), st.floats(0, 0.999))
+@given(fleets, tied_policies, st.floats(0, 0.999), st.floats(0, 0.999))
 def test_choose_draws_only_among_exact_ties(drawn, policy, draw, other_draw):
     places, state = built(drawn, policy)
 

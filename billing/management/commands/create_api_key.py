@@ -11,6 +11,7 @@ from django.db import transaction
 
 from billing import budgets, keys
 from billing.amounts import AmountError, nanousd_from_usd
+from billing.placements import PlacementWords
 from billing.records import RecordError
 
 DEFAULT_ORGANISATION = "default"
@@ -39,6 +40,11 @@ class Command(BaseCommand):
         parser.add_argument("--tpm", type=int, metavar="N", help="tokens per minute at most")
         parser.add_argument("--concurrent", type=int, help="requests at once")
         parser.add_argument("--models", metavar="A,B", help="models the key may use; left out: all")
+        parser.add_argument(
+            "--regions", metavar="A,B", help="regions whose clusters may serve the key; left out: all"
+        )
+        parser.add_argument("--require-tags", metavar="A,B", help="tags that a cluster must have")
+        parser.add_argument("--forbid-tags", metavar="A,B", help="tags that a cluster must not have")
         parser.add_argument("--expires-at", metavar="ISO", help="such as 2027-01-31T00:00Z; left out: never")
         parser.add_argument("--json", action="store_true", help='print {"id", "key", "team", "name"}')
 
@@ -66,15 +72,19 @@ class Command(BaseCommand):
 
 @transaction.atomic
 def _create(options: dict[str, Any]) -> keys.IssuedKey:
-    models = [name.strip() for name in (options["models"] or "").split(",") if name.strip()]
     issued = keys.issue_key(
         team_id=_team_id(team=options["team"], organisation=options["organisation"]),
         name=options["name"],
-        allowed_models=models,
+        allowed_models=_names(options["models"]),
         expires_at=_moment(options["expires_at"]),
         rpm_max=options["rpm"],
         tpm_max=options["tpm"],
         concurrent_max=options["concurrent"],
+        placement=PlacementWords(
+            allowed_regions=_names(options["regions"]),
+            required_tags=_names(options["require_tags"]),
+            forbidden_tags=_names(options["forbid_tags"]),
+        ),
     )
     if options["budget_usd"] is not None:
         budgets.put_budget(
@@ -86,6 +96,10 @@ def _create(options: dict[str, Any]) -> keys.IssuedKey:
             is_clamped=options["clamp"],
         )
     return issued
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _team_id(*, team: str, organisation: str | None) -> UUID:

@@ -20,6 +20,8 @@ REFUSALS = {
     "http_429": (429, "rate_limit_exceeded"),
     "http_400": (400, None),
     "http_401": (401, "invalid_api_key"),
+    "context_400": (400, "context_length_exceeded"),
+    "filter_400": (400, "content_filter"),
 }
 BODIES = {
     "not_json": ("text/plain", "this is no JSON\n"),
@@ -57,6 +59,17 @@ async def test_refusal_has_status_and_shape(standin, client, kind, stream):
 
     assert (response.status_code, response.json()["error"]["code"]) == REFUSALS[kind]
     assert await outcomes(standin) == [f"fault:{kind}"]
+
+
+async def test_filter_200_leaves_nothing_of_the_answer(standin, client):
+    response = await client.post(CHAT, json=chat(standin_fault="filter_200"))
+
+    (choice,) = response.json()["choices"]
+    assert (response.status_code, choice["message"]["content"], choice["finish_reason"]) == (
+        200,
+        "",
+        "content_filter",
+    )
 
 
 async def test_http_429_says_when_to_come_back(standin, client):

@@ -70,6 +70,7 @@ clusters:
       - {from: "2029-12-31T10:00:00+01:00", costPerHour: 2.5}
       - {from: 2030-06-01T00:00Z, costPerHour: 0}
     state: draining
+    tags: [on-prem, "2026"]
     models:
       - "yes"
       - name: "8080"
@@ -90,4 +91,6 @@ externalProviders:
     models: [{name: gemini-x, inputPerMTok: 1, outputPerMTok: 2}]
 routes:
   - {model: alias, candidates: ["8080"], routingStrategy: latency, enabled: false}
+  - {model: shares, candidates: ["8080"], contextFallbacks: [gemini-x], contentFilterFallbacks: ["yes"],
+     routingStrategy: weighted, weights: {lab_1: 3, backup: 0}}
 """

@@ -80,6 +80,7 @@ def test_seed_example_imports_with_keys_and_prices_from_the_library():
         "tpm_max": 100_000,
         "burst_percent": 120,
         "state": "active",
+        "tags": [],
     }
     assert claude.secret_purposes == frozenset({"bearer"})
     (deployment,) = claude.deployments
@@ -132,6 +133,7 @@ def test_reference_imports_every_field(import_text):
         "tpm_max": None,
         "burst_percent": 100,
         "state": "active",
+        "tags": [],
     }
     assert [asdict(each) for each in own.deployments] == [
         {
@@ -151,7 +153,10 @@ def test_reference_imports_every_field(import_text):
             "values": {
                 "candidates": ["llama-3-8b", "gpt-4o-mini"],
                 "fallbacks": ["gpt-4o"],
+                "context_fallbacks": [],
+                "content_filter_fallbacks": [],
                 "policy": "",
+                "weights": {},
                 "is_enabled": True,
             },
         }

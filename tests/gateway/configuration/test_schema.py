@@ -41,7 +41,7 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
                 (
                     '1:27: router.routingStrategy: found "smart_hybrid"; write marginal, hybrid, cost, '
                     "latency, "
-                    "cluster_first, external_first or least_busy (did you mean hybrid?)"
+                    "cluster_first, external_first, least_busy or weighted (did you mean hybrid?)"
                 )
             ],
         ),
@@ -191,7 +191,7 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
                     '4:5: clusters[0].apiKey: found the unknown key "apiKey"; write one of name, endpoint, '
                     "provider, region, costPerHour, replicas, authType, backend, billing, tokensPerSecond, "
                     "maxInFlight, "
-                    "allowPrivateNetwork, defaultModel, state, rateLimit, models, sharedSecret, "
+                    "allowPrivateNetwork, defaultModel, tags, state, rateLimit, models, sharedSecret, "
                     "sharedSecretFile, certFile, keyFile, caFile, spotPrices"
                 )
             ],
