@@ -10,6 +10,7 @@ from uuid import UUID
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
+from clusters.experiments import ExperimentView, load_experiments
 from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Revision, Route, RouterSettings
 from clusters.signing import NoneSigner, Signer, SigningError, TlsIdentity, build_signer, build_tls_identity
 from clusters.vault import VaultError, decrypt
@@ -113,6 +114,7 @@ class InventorySnapshot:
     clusters: tuple[ClusterView, ...]
     routes: tuple[RouteView, ...]
     settings: RouterSettingsView
+    experiments: tuple[ExperimentView, ...] = ()  # those that run
 
 
 def get_revision() -> int:
@@ -121,7 +123,7 @@ def get_revision() -> int:
 
 
 def load_inventory(*, now: datetime) -> InventorySnapshot:
-    """The inventory, with the hourly costs in force at `now`: six queries, however much it holds.
+    """The inventory, with the hourly costs in force at `now`: seven queries, however much it holds.
 
     The revision is read before the rows: a change in between shows as a newer revision at the next look.
     """
@@ -134,6 +136,7 @@ def load_inventory(*, now: datetime) -> InventorySnapshot:
         clusters=clusters,
         routes=tuple(_route_view(route) for route in routes),
         settings=_settings_view(settings),
+        experiments=load_experiments(state="running"),
     )
 
 

@@ -1,8 +1,10 @@
 """The decision: which deployments may serve a request, best first, and why the others may not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from routing.eligibility import BREAKER_OPEN, exclusion_reason
+from routing.experiments import other_arms
 from routing.learning import NOTHING_LEARNT, States
 from routing.policies import POLICIES
 from routing.scoring import AUTOSCALED_PLACE, ScoreInput, estimated_cost_nanousd
@@ -24,8 +26,23 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
     decision names what was looked at, and `is_complete` is False. Candidates come before fallbacks. Where
     nothing but open breakers stands in the way, the one that opens soonest is ranked all the same and the
     reason says `last_resort`.
+
+    A request that is in an experiment is decided among its arm's deployments. Where none of those is fit, or
+    only behind an open breaker, it is decided as any other: nobody is refused for an experiment's sake.
     """
     plan = fleet.routes[profile.model]
+    arm = fleet.arms.get((profile.model, profile.arm)) if profile.arm else None
+    if arm is not None:
+        decision = _decision(arm, profile, fleet, state, now_s, draw)
+        if decision.ranked and decision.reason != "last_resort":
+            others = other_arms(model=profile.arm, route=plan)
+            return replace(decision, exclusions=decision.exclusions + others)
+    return _decision(plan, profile, fleet, state, now_s, draw)
+
+
+def _decision(
+    plan: RoutePlan, profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float
+) -> Decision:
     policy = plan.policy or fleet.settings.policy
     if policy == "marginal":
         decision = _cheapest_in_time(plan, profile, fleet, state, now_s, draw)

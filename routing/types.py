@@ -89,6 +89,8 @@ class RequestProfile:
     waited_s: float = 0.0  # spent on this request already, before this choice
     tried: frozenset[str] = frozenset()  # clusters that failed it
     is_priced_only: bool = False  # a hard budget watches: an unpriced deployment may not serve it
+    experiment: str = ""  # the one that runs on the route, and the caller's arm of it: a model's name
+    arm: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,8 @@ class Fleet:
 
     routes: Mapping[str, RoutePlan]
     settings: RoutingSettings
+    # Of routes with a running experiment: who answers for (route, arm).
+    arms: Mapping[tuple[str, str], RoutePlan] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,12 @@ from billing.prices import RateTable, load_rates
 from clusters.catalogue import (
     ClusterEntry,
     DeploymentEntry,
+    ExperimentEntry,
     RouteEntry,
     load_catalogue,
 )
 from gateway.configuration.conversion import quoted
+from gateway.configuration.experiments import experiment_text
 from gateway.configuration.members import Field, written_values
 from gateway.configuration.schema import (
     MODEL,
@@ -49,6 +51,7 @@ def export_text(*, now: datetime) -> str:
     catalogue = load_catalogue()
     rates = load_rates(now=now)
     placeholders = _Placeholders()
+    experiments = {each.route: each for each in catalogue.experiments if each.state != "stopped"}
     own = [each for each in catalogue.clusters if each.values["kind"] != "provider"]
     providers = [each for each in catalogue.clusters if each.values["kind"] == "provider"]
     lines = [
@@ -57,7 +60,7 @@ def export_text(*, now: datetime) -> str:
         *_section("router", written_values(catalogue.settings, fields=ROUTER)),
         *_listing("clusters", (_site_lines(each, rates, placeholders) for each in own)),
         *_listing("externalProviders", (_site_lines(each, rates, placeholders) for each in providers)),
-        *_listing("routes", (_route_lines(each) for each in catalogue.routes)),
+        *_listing("routes", (_route_lines(each, experiments.get(each.model)) for each in catalogue.routes)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -138,8 +141,10 @@ def _model_text(deployment: DeploymentEntry, *, rates: RateTable, cluster_name: 
     return _flow(written)
 
 
-def _route_lines(route: RouteEntry) -> list[str]:
+def _route_lines(route: RouteEntry, experiment: ExperimentEntry | None) -> list[str]:
     written = {"model": quoted(route.model), **_loud_values(route.values, quiet=_QUIET_ROUTE, fields=ROUTE)}
+    if experiment is not None:
+        written["experiment"] = experiment_text(experiment)
     return [f"{key}: {value}" for key, value in written.items()]
 
 
