@@ -12,6 +12,7 @@ from billing.experiment_report import load_report, load_sums
 from billing.feedback import FeedbackView, put_feedback
 from billing.intervals import Estimate
 from billing.models import ExperimentHour, ExperimentLatency, Feedback, UsageRecord
+from billing.pruning import prune
 from tests.billing.holds import KEY_ID, NOW, new_hold, new_settlement
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -164,3 +165,16 @@ def test_feedback_of_another_team_finds_nothing(caller):
     assert say(1, caller=caller) is None
     assert say(1, request_id="req_unknown") is None
     assert Feedback.objects.count() == 0
+
+
+def test_feedback_goes_with_its_attempt_and_the_arms_sums_stay(settings):
+    settings.USAGE_KEPT_DAYS = 30
+    old = NOW - timedelta(days=100)
+    attempt_id = uuid.UUID(int=int(old.timestamp() * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
+    settle(id=attempt_id, at=old, request_id="req_9", input_tokens=5)
+    say(1)
+
+    prune(now=NOW, pause=lambda _s: None)
+
+    assert (Feedback.objects.count(), UsageRecord.objects.count()) == (0, 0)
+    assert feedback_sums() == (1, 1.0, 1.0)
