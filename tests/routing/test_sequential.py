@@ -110,3 +110,23 @@ def test_ratio_has_its_known_values(difference, ratio):
     found = likelihood_ratio(difference=difference, variance=1.0, prior_deviation=1.0)
 
     assert found == pytest.approx(ratio, rel=1e-9)
+
+
+def test_ratio_of_equal_arms_ever_passes_20_in_at_most_5_percent_of_paths():
+    chance = random.Random(11)
+    paths, looks, passed, passed_naively = 1_000, 200, 0, 0
+    for _ in range(paths):
+        total, is_passed, is_passed_naively = 0.0, False, False
+        for look in range(1, looks + 1):
+            # The sum of `look` differences of two answers, each with a variance of 1.
+            total += chance.gauss(0.0, math.sqrt(2))
+            difference, variance = total / look, 2 / look
+            ratio = likelihood_ratio(difference=difference, variance=variance, prior_deviation=0.3)
+            is_passed |= ratio >= 20
+            is_passed_naively |= difference / math.sqrt(variance) > 1.645
+        passed += is_passed
+        passed_naively += is_passed_naively
+
+    assert 0.005 < passed / paths <= 0.05
+    # What a test for one look comes to when it is looked at each time.
+    assert passed_naively / paths > 0.25
