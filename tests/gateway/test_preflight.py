@@ -212,7 +212,7 @@ def test_unapplied_migrations_are_named(alias, option):
 
     assert names[0] == "billing.0001_initial"
     assert refusal(preflight.check_migrations) == (
-        f"migrations are not applied yet ({', '.join(names)}): "
+        f"migrations are not applied yet ({preflight._shortened(names)}): "
         f"run `manage.py migrate{option}` before the start"
     )
 
