@@ -16,6 +16,9 @@ LEDGER_TABLES = frozenset(
         "closingbalance",
         "prunedperiod",
         "idempotentrequest",
+        "experimenthour",
+        "experimentlatency",
+        "feedback",
     }
 )
 

@@ -27,7 +27,7 @@ from billing import partitions, rollups
 from billing.attempt_months import begun_at, first_attempt_id, month_of, next_month
 from billing.closing_balances import add_hour_balances, add_window_balances, delete_hour_balances
 from billing.ledger import ledger_transaction
-from billing.models import PrunedPeriod, Reservation, SpendRollup, UsageRecord
+from billing.models import Feedback, PrunedPeriod, Reservation, SpendRollup, UsageRecord
 from billing.sums import LEAST_ID, attempt_groups, rows_between, sums_by_hour
 
 logger = structlog.get_logger(__name__)
@@ -143,6 +143,7 @@ def _prune_partition(
 ) -> Pruned:
     with _pruning_transaction():
         taken = _balance(first=partition.first, end=partition.end, begun_before=partition.month_end, now=now)
+        Feedback.objects.filter(attempt_id__gte=partition.first, attempt_id__lt=partition.end).delete()
         partitions.drop_month(partition, pause=pause)
     return taken
 
@@ -163,6 +164,7 @@ def _prune_batch(*, first: UUID, before: datetime, now: datetime) -> tuple[Prune
         with deleting_allowed():
             rows_between(first=first, end=end).delete()
             Reservation.objects.filter(attempt_id__gte=first, attempt_id__lt=end).delete()
+            Feedback.objects.filter(attempt_id__gte=first, attempt_id__lt=end).delete()
     return taken, end
 
 

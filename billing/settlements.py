@@ -8,6 +8,7 @@ from uuid import UUID
 
 import orjson
 
+from billing import experiment_sums
 from billing.entries import Hold, Settlement
 from billing.models import Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
@@ -35,9 +36,10 @@ def write_settlements(cursor: Any, connection: Any, settlements: Sequence[Settle
     # No ON CONFLICT: a row that is there though its attempt was open is drift, and nothing may move for it.
     insert = InsertStatement(UsageRecord, connection=connection, suffix="")
     moves = _moves_to_spent(settled)
-    # Rows, windows in id order, rollups in id order: the order in which every process locks them.
+    # Rows, windows in id order, rollups in id order, arms' sums in id order: as every process locks them.
     row_inserts = list(insert.statements(records))
     statements = [*row_inserts, *moves, *_additions_to_rollups(connection, settled)]
+    statements += experiment_sums.additions(connection, records)
     counts = execute_all(cursor, connection, statements)
     assert set(counts[len(row_inserts) : len(row_inserts) + len(moves)]) <= {1}, "a window outlives its holds"
 
@@ -97,6 +99,9 @@ def _usage_row(one: _Settled) -> dict[str, Any]:
     settlement, usage = one.settlement, one.settlement.usage
     cost = 0 if settlement.is_void else settlement.cost_nanousd
     return {
+        # Attempts that began before an upgrade, and imported ones, say nothing of experiments.
+        "experiment": "",
+        "arm": "",
         **settlement.hold.attribution,
         "key_id": UUID(settlement.hold.attribution["key_id"]),
         "attempt_id": settlement.hold.attempt_id,

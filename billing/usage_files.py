@@ -199,5 +199,7 @@ COLUMNS = (
     _text_column("service_tier", characters_max=16),
     Column(name="ttft_ms", field="ttft_ms", write=_written, read=_small_integer),
     Column(name="duration_ms", field="duration_ms", write=_written, read=_small_integer),
+    _text_column("experiment", characters_max=64),
+    _text_column("arm", characters_max=200),
     Column(name="rate", field="rate", write=_written_object, read=_object),
 )

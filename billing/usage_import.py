@@ -203,6 +203,8 @@ def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
         "service_tier": "",
         "ttft_ms": None,
         "duration_ms": duration_ms,
+        "experiment": "",
+        "arm": "",
         "rate": {"source": IMPORTED},
         **row,
     }
@@ -276,6 +278,8 @@ _ATTRIBUTION = (
     "provider",
     "surface",
     "is_stream",
+    "experiment",
+    "arm",
     "rate",
 )
 

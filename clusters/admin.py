@@ -14,6 +14,7 @@ from django.utils.html import format_html, format_html_join
 
 from clusters import hourly_costs, inventory, monitor
 from clusters.badges import HEALTH_BADGES, STATE_BADGES, badge, check_badge
+from clusters.experiment_admin import ExperimentPages
 from clusters.forms import (
     ClusterForm,
     DeploymentForm,
@@ -24,7 +25,16 @@ from clusters.forms import (
     usd,
 )
 from clusters.health_admin import HealthCheckAdmin
-from clusters.models import Cluster, ClusterSecret, Deployment, HealthCheck, HourlyCost, Route, RouterSettings
+from clusters.models import (
+    Cluster,
+    ClusterSecret,
+    Deployment,
+    Experiment,
+    HealthCheck,
+    HourlyCost,
+    Route,
+    RouterSettings,
+)
 from clusters.report import certificate_problem, nanousd_per_1k_tokens
 from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
@@ -385,6 +395,11 @@ class RouteAdmin(InventoryAdmin):
     def policy_shown(self, obj: Route) -> str:
         """Its own, or the installation's."""
         return obj.policy or "as in the router settings"
+
+
+@admin.register(Experiment)
+class ExperimentAdmin(ExperimentPages, InventoryAdmin):
+    """Experiments on routes; writes go through the inventory."""
 
 
 @admin.register(RouterSettings)

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db import models, transaction
 
 from clusters import inventory, route_weights, vault
-from clusters.models import Cluster, ClusterSecret, Deployment, Route, RouterSettings
+from clusters.models import Cluster, ClusterSecret, Deployment, Experiment, Route, RouterSettings
 
 BACKENDS = tuple(Cluster.Backend.values)
 AUTH_TYPES = tuple(Cluster.Auth.values)
@@ -48,6 +48,14 @@ ROUTE_FIELDS = (
     "policy",
     "weights",
     "is_enabled",
+)
+EXPERIMENT_FIELDS = (
+    "arms",
+    "ramp_s",
+    "ramp_steps",
+    "error_increase_permille",
+    "latency_increase_percent",
+    "samples_min",
 )
 SETTINGS_FIELDS = (
     "policy",
@@ -120,12 +128,23 @@ class RouteEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentEntry:
+    """A route's experiment: the one that runs, else its latest; values by the names in EXPERIMENT_FIELDS."""
+
+    name: str
+    route: str
+    state: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """All that an administrator entered but the secrets, each list in the order of its names."""
 
     settings: Mapping[str, Any]
     clusters: tuple[ClusterEntry, ...]
     routes: tuple[RouteEntry, ...]
+    experiments: tuple[ExperimentEntry, ...] = ()
 
 
 def put_cluster(*, name: str, values: Mapping[str, object]) -> Change:
@@ -153,6 +172,21 @@ def put_route(*, model: str, values: Mapping[str, object]) -> Change:
     with transaction.atomic():
         found = Route.objects.select_for_update().filter(model=model).first()
         return _put(found, new=Route(model=model), name=model, values=values, known=ROUTE_FIELDS)
+
+
+def put_experiment(*, name: str, route: str, values: Mapping[str, object]) -> Change:
+    """Create an experiment on a route, which must exist, as a draft, or change it."""
+    with transaction.atomic():
+        found = Experiment.objects.select_for_update().filter(name=name).first()
+        on_route = Route.objects.filter(model=route).first()
+        if on_route is None:
+            raise inventory.InventoryError(f"there is no route {route!r}: create it first")
+        if found is not None and found.route_id != on_route.id:
+            raise inventory.InventoryError(
+                f"the experiment {name!r} is of another route: each has a name of its own"
+            )
+        new = Experiment(name=name, route=on_route)
+        return _put(found, new=new, name=name, values=values, known=EXPERIMENT_FIELDS)
 
 
 def put_router_settings(*, values: Mapping[str, object]) -> Change:
@@ -193,7 +227,7 @@ def put_secret(*, cluster_name: str, purpose: str, plaintext: str, label: str) -
 
 
 def load_catalogue() -> Catalogue:
-    """Everything, in five queries, disabled things included.
+    """Everything, in six queries, disabled things included.
 
     Sorted here: databases differ in how they order text.
     """
@@ -222,6 +256,20 @@ def load_catalogue() -> Catalogue:
             RouteEntry(model=route.model, values=_values(route, ROUTE_FIELDS))
             for route in sorted(Route.objects.all(), key=lambda each: each.model)
         ),
+        experiments=_load_experiments(),
+    )
+
+
+def _load_experiments() -> tuple[ExperimentEntry, ...]:
+    state = Experiment.State
+    ranks: dict[str, int] = {state.RUNNING: 2, state.DRAFT: 1, state.STOPPED: 0}
+    rows = sorted(
+        Experiment.objects.select_related("route"), key=lambda row: (ranks[row.state], row.created_at)
+    )
+    shown = {row.route.model: row for row in rows}
+    return tuple(
+        ExperimentEntry(name=row.name, route=route, state=row.state, values=_values(row, EXPERIMENT_FIELDS))
+        for route, row in sorted(shown.items())
     )
 
 

@@ -10,12 +10,13 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import F
 
-from clusters import endpoint, route_weights, signing, vault
+from clusters import endpoint, experiment_rules, route_weights, signing, vault
 from clusters.health import Condition, Observation, folded, settled_latency_ms
 from clusters.models import (
     Cluster,
     ClusterSecret,
     Deployment,
+    Experiment,
     HealthCheck,
     Revision,
     Route,
@@ -89,7 +90,7 @@ def check_values(*, record: models.Model) -> None:
 
 
 def save_record(*, record: models.Model, left_alone: Collection[str] = ()) -> None:
-    """Check and save a Cluster, Deployment, Route or RouterSettings.
+    """Check and save a Cluster, Deployment, Route, Experiment or RouterSettings.
 
     Of a cluster that exists already, what the prober saw is left as it is in the table, and so are the
     fields `left_alone`: others may have written them since the record was read.
@@ -107,7 +108,7 @@ def delete_records(*, records: Iterable[models.Model]) -> None:
     """Delete clusters (with their deployments, secrets and checks), deployments or routes."""
     with transaction.atomic():
         for record in list(records):
-            if not isinstance(record, Cluster | Deployment | Route | ClusterSecret):
+            if not isinstance(record, Cluster | Deployment | Route | Experiment | ClusterSecret):
                 raise InventoryError(f"a {type(record).__name__} cannot be deleted")
             record.delete()
         bump_revision()
@@ -411,6 +412,12 @@ def _check_route_models(*, names: object, field: str) -> None:
         raise InventoryError(f"{field} name a model twice: leave it once", field=field)
 
 
+def _check_experiment(experiment: Experiment) -> None:
+    started = Experiment.objects.filter(id=experiment.id).exclude(state=Experiment.State.DRAFT).first()
+    if problem := experiment_rules.find_problem(experiment, started=started):
+        raise InventoryError(problem.text, field=problem.field)
+
+
 def _check_settings(settings: RouterSettings) -> None:
     if settings.id != SINGLE_ROW_ID:
         raise InventoryError("there is one row of router settings: change that one")
@@ -430,6 +437,7 @@ _CHECKS: Mapping[type[models.Model], Callable[[Any], None]] = {
     Cluster: _check_cluster,
     Deployment: _check_deployment,
     Route: _check_route,
+    Experiment: _check_experiment,
     RouterSettings: _check_settings,
 }
 

@@ -1,4 +1,4 @@
-"""The inventory's tables: clusters and their secrets, deployments, routes, router settings, health checks."""
+"""The inventory's tables: clusters and their secrets, deployments, routes, experiments, settings, checks."""
 
 import uuid
 from typing import ClassVar
@@ -225,6 +225,45 @@ class Route(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} ({self.id})"
+
+
+class Experiment(models.Model):
+    """Arms that share a route's callers by weight, to be compared; the first one is the control."""
+
+    class State(models.TextChoices):
+        DRAFT = "draft", "Draft"
+        RUNNING = "running", "Running"
+        STOPPED = "stopped", "Stopped"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.SlugField(
+        max_length=64, unique=True, help_text="Every attempt of it carries this name in the ledger."
+    )
+    route = models.ForeignKey(Route, on_delete=models.CASCADE, related_name="experiments")
+    arms = models.JSONField(default=list)  # [{"model": …, "weight": …}]
+    state = models.CharField(max_length=8, choices=State.choices, default=State.DRAFT, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True, editable=False)
+    stopped_at = models.DateTimeField(null=True, blank=True, editable=False)
+    stopped_reason = models.CharField(max_length=300, blank=True, editable=False)
+    ramp_s = models.PositiveIntegerField(default=0)
+    ramp_steps = models.JSONField(default=list, blank=True)  # [{"after_s": …, "percent": …}]
+    error_increase_permille = models.PositiveIntegerField(default=50, validators=[MaxValueValidator(1000)])
+    latency_increase_percent = models.PositiveIntegerField(default=50, validators=[MaxValueValidator(10_000)])
+    samples_min = models.PositiveIntegerField(
+        default=100, validators=[MinValueValidator(30), MaxValueValidator(1_000_000)]
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["route"], condition=Q(state="running"), name="experiment_one_running_per_route"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
 
 
 class RouterSettings(models.Model):

@@ -10,6 +10,7 @@ from uuid import UUID
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
+from clusters.experiments import ExperimentView, load_experiments
 from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Revision, Route, RouterSettings
 from clusters.signing import NoneSigner, Signer, SigningError, TlsIdentity, build_signer, build_tls_identity
 from clusters.vault import VaultError, decrypt
@@ -117,6 +118,7 @@ class InventorySnapshot:
     clusters: tuple[ClusterView, ...]
     routes: tuple[RouteView, ...]
     settings: RouterSettingsView
+    experiments: tuple[ExperimentView, ...] = ()  # those that run
 
 
 def get_revision() -> int:
@@ -125,7 +127,7 @@ def get_revision() -> int:
 
 
 def load_inventory(*, now: datetime) -> InventorySnapshot:
-    """The inventory, with the hourly costs in force at `now`: six queries, however much it holds.
+    """The inventory, with the hourly costs in force at `now`: seven queries, however much it holds.
 
     The revision is read before the rows: a change in between shows as a newer revision at the next look.
     """
@@ -138,6 +140,7 @@ def load_inventory(*, now: datetime) -> InventorySnapshot:
         clusters=clusters,
         routes=tuple(_route_view(route) for route in routes),
         settings=_settings_view(settings),
+        experiments=load_experiments(state="running"),
     )
 
 

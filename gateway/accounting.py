@@ -12,6 +12,7 @@ from gateway.completion import CompletionRequest
 from gateway.metering import service_tier_asked
 from routing.cost import charge_of, hold_nanousd
 from routing.decision_record import record_of
+from routing.experiments import is_crossed_over
 from routing.money import NANOUSD_MAX
 from routing.rate_record import rate_record
 from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
@@ -123,7 +124,8 @@ def new_hold(  # noqa: PLR0913 -- a row of the ledger has this many parts
         "rate": rate_record(rate=rate, input_tokens_max=profile.prompt_tokens_max),
         # What was asked for; the row gets what served it.
         "service_tier": service_tier,
-        "decision": record_of(decision, chosen=candidate),
+        "decision": {**record_of(decision, chosen=candidate), **_crossed(profile, deployment)},
+        **({"experiment": profile.experiment, "arm": profile.arm} if profile.arm else {}),
         # Not a column of the row: what an attempt in doubt is charged for its prompt.
         "prompt_tokens_estimate": profile.prompt_tokens_estimate,
     }
@@ -162,6 +164,11 @@ def clamped_hold(hold: Hold) -> Hold:
     """The hold with the shortened answer in its decision, for the row that is kept."""
     decision = {**hold.attribution["decision"], "output_tokens_max": hold.clamped_output_tokens}
     return replace(hold, attribution={**hold.attribution, "decision": decision})
+
+
+def _crossed(profile: RequestProfile, deployment: Deployment) -> dict[str, bool]:
+    """Who is in an arm and answered by another has crossed over."""
+    return {"crossed_over": True} if is_crossed_over(arm=profile.arm, deployment=deployment) else {}
 
 
 def settlement_of(  # noqa: PLR0913 -- a row of the ledger has this many parts

@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gateway.arms import SESSION_CHARACTERS_MAX, SESSION_HEADER
 from gateway.completion import CompletionRequest
 from routing.affinity import BLOCK_BYTES, BLOCKS_MAX, Prefixes, prefix_hashes
 from routing.stickiness import Sessions
 from routing.types import Affinity, RoutePlan
 
-SESSION_HEADER = b"x-gateway-session"
 # Members of a body that say whose it is, the one that is meant for caches first.
 SESSION_MEMBERS = ("prompt_cache_key", "safety_identifier", "user")
-SESSION_CHARACTERS_MAX = 256
 # Where the prompt begins in a body; what stands before it differs from request to request.
 PROMPT_MEMBERS = {"chat": b'"messages"', "completions": b'"prompt"'}
 

@@ -7,13 +7,16 @@ from django.http import HttpRequest, HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.openapi.schema import OpenAPISchema
 
+from billing import feedback
 from billing.entries import LedgerUnavailableError
 from billing.idempotency import Forgotten
 from billing.principals import Principal
 from gateway.admission import check_model
+from gateway.arms import in_its_arm
 from gateway.authentication import authenticate
 from gateway.completion import CompletionRequest
 from gateway.errors import GatewayError, IdempotencyInUseError, LedgerDownError, NotFoundError
+from gateway.feedback_document import FeedbackBody, FeedbackDocument, feedback_document, read_feedback
 from gateway.idempotency import HEADER_CHARACTERS_MAX, KeptAnswer, RecordedOutbox, idempotency_key
 from gateway.lifespan import Gateway, wall_clock
 from gateway.outbox import Outbox
@@ -94,6 +97,13 @@ REQUEST_DESCRIBED: dict[str, Any] = {
 }
 
 
+FEEDBACK_DESCRIBED: dict[str, Any] = {
+    "requestBody": {"required": True, **_content(FeedbackBody)},
+    "security": [{"bearer": []}],
+    "responses": {200: _content(FeedbackDocument)},
+}
+
+
 @api.post("/chat/completions", openapi_extra=_described(ChatCompletionBody), tags=["completions"])
 async def create_chat_completion(request: HttpRequest) -> HttpResponseBase:
     """Answer a conversation, plain or as a stream."""
@@ -153,6 +163,31 @@ async def get_request(request: HttpRequest, request_id: str) -> HttpResponseBase
         raise LedgerDownError("The ledger cannot be read now; ask again.") from error
 
 
+@api.post("/feedback", tags=["feedback"], openapi_extra=FEEDBACK_DESCRIBED)
+async def put_feedback(request: HttpRequest) -> HttpResponseBase:
+    """Say how good the answer to a request was; saying it again replaces what was said."""
+    gateway, principal = _entered(request)
+    assert isinstance(request, SlimRequest)
+    said = read_feedback(request.body, depth_max=request.json_depth_max)
+    put = partial(
+        feedback.put_feedback,
+        principal=principal,
+        request_id=said.request_id,
+        score=said.score,
+        comment=said.comment,
+        now=wall_clock(),
+    )
+    try:
+        kept = await gateway.report_threads.run(put)
+    except LedgerUnavailableError as error:
+        raise LedgerDownError("The ledger cannot keep this now; send it again.") from error
+    if kept is None:
+        raise NotFoundError(
+            "This key's team has no such request: send the answer's x-request-id, once it is complete."
+        )
+    return JsonResponse(feedback_document(kept))
+
+
 @api.delete("/idempotency/{path:key}", tags=["idempotency"], openapi_extra={"security": [{"bearer": []}]})
 async def forget_idempotency_key(request: HttpRequest, key: str) -> HttpResponseBase:
     """Delete the answer that is kept for an Idempotency-Key of this API key."""
@@ -175,6 +210,13 @@ async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
         needs_priced=any(budget.is_hard for budget in principal.budgets),
         headers=request.scope["headers"],
         placement=principal.placement,
+    )
+    completion = in_its_arm(
+        completion,
+        arms=gateway.keeper.snapshot.arms,
+        key_id=principal.key_id,
+        headers=request.scope["headers"],
+        now_s=wall_clock().timestamp(),
     )
     claimed: RecordedOutbox | None = None
     key = idempotency_key(request.scope["headers"])

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,6 +16,7 @@ from clusters import snapshots
 from clusters.signing import Signer, TlsIdentity
 from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView
 from gateway import metrics
+from gateway.arms import Arms, join_arms
 from routing.cost import nameplate_tokens_per_s, seed_rate_microusd_per_mtok
 from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings
 
@@ -51,6 +52,7 @@ class FleetSnapshot:
     targets: Mapping[str, Target]
     principals: Mapping[bytes, Principal]
     clusters: tuple[ClusterView, ...]
+    arms: Arms = field(default_factory=Arms)
 
     def count_healthy(self, *, kind: str) -> tuple[int, int]:
         """How many clusters of the kind are usable, and how many there are."""
@@ -81,17 +83,18 @@ def build_snapshot(
         for view in cluster.deployments:
             target = _target(cluster, view, rates=rates, inventory=inventory, now=now, now_s=now_s)
             targets[target.deployment.id] = target
+    deployments = [target.deployment for target in targets.values()]
+    routes = _route_plans(inventory.routes, deployments)
+    arms = join_arms(inventory.experiments, routes=routes, deployments=deployments)
     return FleetSnapshot(
         inventory_revision=inventory.revision,
         billing_revision=billing_revision,
         expires_at=_expires_at(inventory, rates, stale_after=stale_after, now=now),
-        fleet=Fleet(
-            routes=_route_plans(inventory.routes, [target.deployment for target in targets.values()]),
-            settings=_routing_settings(inventory),
-        ),
+        fleet=Fleet(routes=routes, settings=_routing_settings(inventory), arms=arms.plans),
         targets=targets,
         principals=principals,
         clusters=clusters,
+        arms=arms,
     )
 
 
@@ -332,7 +335,7 @@ class FleetKeeper:
 
 
 def publish(snapshot: FleetSnapshot) -> None:
-    """Set the clusters' gauges: health, and the seed's cost per 1,000 tokens."""
+    """Set the clusters' gauges (health, and the seed's cost per 1,000 tokens), and which experiments run."""
     health_value = {"healthy": 1, "unhealthy": 0}
     health: dict[metrics.Labels, float] = {}
     cost: dict[metrics.Labels, float] = {}
@@ -345,3 +348,5 @@ def publish(snapshot: FleetSnapshot) -> None:
             cost[deployment.cluster, deployment.provider, deployment.region] = usd_per_1k
     metrics.CLUSTER_HEALTH.put(health)
     metrics.CLUSTER_COST.put(cost)
+    running = snapshot.arms.experiments.values()
+    metrics.EXPERIMENT_RUNNING.put({(experiment.name,): 1.0 for experiment in running})

@@ -74,6 +74,9 @@ CLUSTER_FIGURES = SnapshotGauge(
     "What a cluster's tokens cost now: averages, margin, idle waste, break-even; the figure has its unit.",
     ["cluster", "figure"],
 )
+EXPERIMENT_RUNNING = SnapshotGauge(
+    "gateway_experiment_running", "1 while the experiment runs; gone once it was stopped.", ["experiment"]
+)
 LEARNT = SnapshotGauge(
     "gateway_deployment_learnt",
     "What this process's traffic taught of a deployment lately; the figure has its unit.",

@@ -35,7 +35,7 @@ def decode_completion(
 
     Members that we do not know stay in the document and travel upstream as they came.
     """
-    document = _decode_object(body, depth_max=depth_max)
+    document = decode_object(body, depth_max=depth_max)
     model = document.get("model")
     if not isinstance(model, str) or not model or len(model) > MODEL_CHARACTERS_MAX:
         raise InvalidRequestError(
@@ -75,7 +75,8 @@ def decode_completion(
     )
 
 
-def _decode_object(body: bytes, *, depth_max: int) -> dict[str, Any]:
+def decode_object(body: bytes, *, depth_max: int) -> dict[str, Any]:
+    """A body's JSON object; raises InvalidRequestError."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

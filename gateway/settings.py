@@ -268,6 +268,7 @@ CELERY_BEAT_SCHEDULE = {
     "fold-rollups": {"task": "billing.tasks.fold_rollups", "schedule": 60},
     "sample-capacity": {"task": "gateway.tasks.sample_capacity", "schedule": CAPACITY_TICK_S},
     "warn-budgets": {"task": "gateway.tasks.warn_of_budgets", "schedule": 10},
+    "guard-experiments": {"task": "gateway.tasks.guard_experiments", "schedule": 60},
     "recover-attempts": {"task": "billing.tasks.mark_attempts_in_doubt", "schedule": 30},
     "prune-ledger": {"task": "billing.tasks.prune_ledger", "schedule": 3600},
     "prune-warnings": {"task": "billing.tasks.prune_warnings", "schedule": 3600},

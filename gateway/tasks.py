@@ -1,4 +1,4 @@
-"""Celery's tasks that join the two halves: capacity samples for the accounts, warnings to the outside."""
+"""Celery's tasks that join the two halves: capacity for the accounts, warnings, guards."""
 
 import logging
 from datetime import datetime
@@ -10,7 +10,7 @@ from billing import capacity, capacity_samples
 from billing.capacity_samples import CapacitySample, Changes
 from clusters import hourly_costs
 from clusters.snapshots import ClusterView, load_inventory
-from gateway import notifications
+from gateway import experiment_guard, notifications
 from routing.cost import TOKENS_PER_S_ASSUMED
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,12 @@ def sample_capacity() -> None:
 @shared_task(name="gateway.tasks.warn_of_budgets", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
 def warn_of_budgets() -> None:
     notifications.send_due(now=timezone.now(), clock=timezone.now)
+
+
+@shared_task(name="gateway.tasks.guard_experiments", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+def guard_experiments() -> None:
+    """Stop what does worse than its control."""
+    experiment_guard.check_experiments(now=timezone.now())
 
 
 def take_samples(*, now: datetime) -> None:

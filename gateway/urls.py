@@ -1,7 +1,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from gateway import pages, views
+from gateway import experiment_pages, pages, views
 from gateway.api import api
 from gateway.litellm_api import api as litellm_api
 
@@ -11,6 +11,7 @@ urlpatterns = [
     path("health", views.health, name="health"),
     path("health/live", views.health_live),
     path("health/ready", views.health_ready),
+    path("usage/experiments/", experiment_pages.show_experiments, name="experiments"),
     path("live/", views.show_live, name="live"),
     path("metrics", views.show_metrics, name="metrics"),
     path("", include("billing.urls")),

@@ -1,9 +1,11 @@
 """The decision: which deployments may serve a request, best first, and why the others may not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from routing.affinity import kept
 from routing.eligibility import BREAKER_OPEN, CONTEXT_WINDOW, exclusion_reason
+from routing.experiments import other_arms
 from routing.learning import NOTHING_LEARNT, States
 from routing.policies import POLICIES
 from routing.scoring import AUTOSCALED_PLACE, ScoreInput, estimated_cost_nanousd
@@ -26,8 +28,23 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
     in the order of their models. Where
     nothing but open breakers stands in the way, the one that opens soonest is ranked all the same and the
     reason says `last_resort`.
+
+    A request that is in an experiment is decided among its arm's deployments. Where none of those is fit, or
+    only behind an open breaker, it is decided as any other: nobody is refused for an experiment's sake.
     """
     plan = fleet.routes[profile.model]
+    arm = fleet.arms.get((profile.model, profile.arm)) if profile.arm else None
+    if arm is not None:
+        decision = _decision(arm, profile, fleet, state, now_s, draw)
+        if decision.ranked and decision.reason != "last_resort":
+            others = other_arms(model=profile.arm, route=plan)
+            return replace(decision, exclusions=decision.exclusions + others)
+    return _decision(plan, profile, fleet, state, now_s, draw)
+
+
+def _decision(
+    plan: RoutePlan, profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float
+) -> Decision:
     policy = plan.policy or fleet.settings.policy
     if policy == "marginal" and not profile.is_content_filtered:
         decision = _cheapest_in_time(plan, profile, fleet, state, now_s, draw)

@@ -42,6 +42,7 @@ _EXCLUSIONS = {
     "queue_depth": "had too long a queue",
     "latency": "was too slow at its last probe",
     "rate_limit": "had its rate limit used up",
+    "other_arm": "answers for another arm of the route's experiment",
     "breaker_open": "had been failing a moment before",
 }
 

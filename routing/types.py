@@ -117,6 +117,8 @@ class RequestProfile:
     affinity: Affinity | None = None
     context_tokens_min: int = 0  # above the windows of those that refused it as too long
     is_content_filtered: bool = False  # an upstream's content filter refused it
+    experiment: str = ""  # the one that runs on the route, and the caller's arm of it: a model's name
+    arm: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +222,8 @@ class Fleet:
 
     routes: Mapping[str, RoutePlan]
     settings: RoutingSettings
+    # Of routes with a running experiment: who answers for (route, arm).
+    arms: Mapping[tuple[str, str], RoutePlan] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

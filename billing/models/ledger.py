@@ -8,6 +8,8 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+Statistic = models.FloatField  # noqa: TID251 -- sums of squares, logarithms and scores are no amounts
+
 
 class BudgetWindow(models.Model):
     """What one budget has spent and holds in one window. A hard budget's invariant is guarded here."""
@@ -112,6 +114,9 @@ class UsageRecord(models.Model):
     ttft_ms = models.PositiveIntegerField(null=True)
     duration_ms = models.PositiveIntegerField()
     decision = models.JSONField()
+    # The experiment on its route and the caller's arm; another served_model: it crossed over.
+    experiment = models.CharField(max_length=64, blank=True, default="")
+    arm = models.CharField(max_length=200, blank=True, default="")
 
     class Meta:
         indexes: ClassVar = [
@@ -232,6 +237,98 @@ class PrunedPeriod(models.Model):
 
     def __str__(self) -> str:
         return f"pruned period {self.id}"
+
+
+class ExperimentHour(models.Model):
+    """What one arm of an experiment came to in one hour: sums, and sums of squares for their intervals.
+
+    Of attempts that the arm's own model took; those that crossed over are only counted. Sums of squares
+    and logarithms are statistics, not amounts: they are floats.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40)  # a digest of experiment, arm and hour
+    experiment = models.CharField(max_length=64)
+    arm = models.CharField(max_length=200)
+    starts_at = models.DateTimeField()
+    attempts = models.BigIntegerField(default=0)
+    errors = models.BigIntegerField(default=0)
+    crossed_over = models.BigIntegerField(default=0)
+    cost_nanousd = models.BigIntegerField(default=0)
+    cost_squares = Statistic(default=0.0)
+    tokens = models.BigIntegerField(default=0)
+    tokens_squares = Statistic(default=0.0)
+    cost_times_tokens = Statistic(default=0.0)
+    ttft_count = models.BigIntegerField(default=0)
+    ttft_ms = models.BigIntegerField(default=0)
+    ttft_ms_squares = Statistic(default=0.0)
+    ttft_log = Statistic(default=0.0)
+    ttft_log_squares = Statistic(default=0.0)
+    feedback_count = models.BigIntegerField(default=0)
+    feedback_score = Statistic(default=0.0)
+    feedback_squares = Statistic(default=0.0)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar = [
+            # The report and the guard ask for all hours of one experiment.
+            models.Index(fields=["experiment"], name="experiment_hours"),
+        ]
+
+    def __str__(self) -> str:
+        return f"experiment hour {self.id}"
+
+
+class ExperimentLatency(models.Model):
+    """How many of one arm's first tokens in one day came within one bucket of time: for its quantiles."""
+
+    id = models.CharField(primary_key=True, max_length=40)  # a digest of experiment, arm, day and bucket
+    experiment = models.CharField(max_length=64)
+    arm = models.CharField(max_length=200)
+    starts_at = models.DateTimeField()
+    bucket = models.PositiveSmallIntegerField()  # billing.latency_buckets
+    count = models.BigIntegerField(default=0)
+
+    class Meta:
+        indexes: ClassVar = [
+            # The report adds up one experiment's buckets.
+            models.Index(fields=["experiment"], name="experiment_latencies"),
+        ]
+
+    def __str__(self) -> str:
+        return f"experiment latency {self.id}"
+
+
+class Feedback(models.Model):
+    """What one key says of one request's answer; saying it again replaces what was said."""
+
+    id = models.CharField(primary_key=True, max_length=40)  # a digest of request and key
+    request_id = models.CharField(max_length=64)
+    attempt_id = models.UUIDField()
+    key_id = models.UUIDField()
+    organisation = models.CharField(max_length=100)
+    team = models.CharField(max_length=100)
+    model = models.CharField(max_length=200)
+    served_model = models.CharField(max_length=200)
+    experiment = models.CharField(max_length=64, blank=True, default="")
+    arm = models.CharField(max_length=200, blank=True, default="")
+    score = Statistic()  # 0 bad to 1 good
+    comment = models.CharField(max_length=1000, blank=True, default="")
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar = [
+            # Pruning takes what belongs to attempts that go.
+            models.Index(fields=["attempt_id"], name="feedback_of_attempt"),
+            # The admin's page: newest first.
+            models.Index(fields=["-created_at"], name="feedback_latest"),
+        ]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(score__gte=0, score__lte=1), name="feedback_score_0_to_1"),
+        ]
+
+    def __str__(self) -> str:
+        return f"feedback {self.id}"
 
 
 class IdempotentRequest(models.Model):

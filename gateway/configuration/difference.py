@@ -4,12 +4,19 @@ from collections.abc import Collection, Mapping
 
 from clusters.catalogue import Change
 from gateway.configuration.conversion import quoted
+from gateway.configuration.experiments import GUARDS
 from gateway.configuration.members import Field, written_values
 from gateway.configuration.schema import MODEL, PRICES, RATE_LIMIT, ROUTE, ROUTER, SERVER, SITE
 from routing.types import Rate
 
 _EVERY_CLUSTER_FIELD = (*SITE, *RATE_LIMIT)
 _EVERY_SETTING = (*SERVER, *ROUTER)
+_EXPERIMENT_KEYS = {
+    "arms": "arms",
+    "ramp_s": "ramp",
+    "ramp_steps": "ramp steps",
+    **{each.target: each.key for each in GUARDS},
+}
 
 
 def cluster_line(change: Change) -> str:
@@ -23,6 +30,16 @@ def model_line(change: Change, *, cluster_name: str) -> str:
 
 def route_line(change: Change) -> str:
     return _line(f"route {quoted(change.name)}", change=change, fields=ROUTE)
+
+
+def experiment_line(change: Change) -> str:
+    shown = tuple(each for each in change.fields if change.is_new is False or each.name == "arms")
+    fields = ", ".join(_EXPERIMENT_KEYS[each.name] for each in shown)
+    return f"{'+' if change.is_new else '~'} experiment {quoted(change.name)}: {fields}"
+
+
+def experiment_state_line(*, name: str, state: str) -> str:
+    return f"~ experiment {quoted(name)}: {state}"
 
 
 def settings_line(change: Change) -> str:

@@ -8,11 +8,13 @@ from billing.prices import RateTable, load_rates
 from clusters.catalogue import (
     ClusterEntry,
     DeploymentEntry,
+    ExperimentEntry,
     RouteEntry,
     load_catalogue,
 )
 from clusters.hourly_costs import load_changes
 from gateway.configuration.conversion import quoted
+from gateway.configuration.experiments import experiment_text
 from gateway.configuration.hourly_prices import hourly_price_lines
 from gateway.configuration.members import Field, written_values
 from gateway.configuration.schema import (
@@ -53,6 +55,7 @@ def export_text(*, now: datetime) -> str:
     placeholders = _Placeholders()
     # As with prices: what is in force, and what will be.
     hourly_costs = load_changes(from_at=now, to_at=datetime.max.replace(tzinfo=UTC))
+    experiments = {each.route: each for each in catalogue.experiments if each.state != "stopped"}
     own = [each for each in catalogue.clusters if each.values["kind"] != "provider"]
     providers = [each for each in catalogue.clusters if each.values["kind"] == "provider"]
     lines = [
@@ -70,7 +73,7 @@ def export_text(*, now: datetime) -> str:
             ),
         ),
         *_listing("externalProviders", (_site_lines(each, rates, placeholders) for each in providers)),
-        *_listing("routes", (_route_lines(each) for each in catalogue.routes)),
+        *_listing("routes", (_route_lines(each, experiments.get(each.model)) for each in catalogue.routes)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -151,8 +154,10 @@ def _model_text(deployment: DeploymentEntry, *, rates: RateTable, cluster_name: 
     return _flow(written)
 
 
-def _route_lines(route: RouteEntry) -> list[str]:
+def _route_lines(route: RouteEntry, experiment: ExperimentEntry | None) -> list[str]:
     written = {"model": quoted(route.model), **_loud_values(route.values, quiet=_QUIET_ROUTE, fields=ROUTE)}
+    if experiment is not None:
+        written["experiment"] = experiment_text(experiment)
     return [f"{key}: {value}" for key, value in written.items()]
 
 

@@ -13,10 +13,12 @@ from billing.price_library import find_context_window, find_price
 from billing.prices import PriceRecordError, RateTable, load_rates, put_price, put_prices
 from clusters import catalogue
 from clusters.endpoint import EndpointError, check_endpoint
+from clusters.experiments import start_experiment, stop_experiment
 from clusters.hourly_costs import put_hourly_costs
 from clusters.inventory import InventoryError
 from gateway.configuration import difference
 from gateway.configuration.document import FILE_BYTES_MAX, ConfigurationError, Place, read_document
+from gateway.configuration.experiments import FileExperiment
 from gateway.configuration.members import Notes
 from gateway.configuration.schema import (
     PRICES,
@@ -31,6 +33,7 @@ from gateway.configuration.secret_entries import SecretEntry, needed_purposes
 # Marks the secrets and prices that came from a file.
 ORIGIN = "configuration file"
 ROUTED_MODELS = ("candidates", "fallbacks", "context_fallbacks", "content_filter_fallbacks")
+STOPPED_BY_FILE = "stopped by the configuration file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +271,33 @@ class _Importing:
     def _import_route(self, route: RouteEntry) -> None:
         change = self._put(route.place, lambda: catalogue.put_route(model=route.model, values=route.values))
         self._say(change, difference.route_line)
+        if change is not None and route.experiment is not None:
+            self._import_experiment(route.experiment, route_model=route.model)
+
+    def _import_experiment(self, experiment: FileExperiment, *, route_model: str) -> None:
+        """A new one runs, unless the file says otherwise; one that was stopped is not started again."""
+        change = self._put(
+            experiment.place,
+            lambda: catalogue.put_experiment(
+                name=experiment.name, route=route_model, values=experiment.values
+            ),
+        )
+        self._say(change, difference.experiment_line)
+        if change is None:
+            return
+        state = experiment.state or ("running" if change.is_new else "")
+        is_changed = False
+        if state == "running":
+            is_changed = self._put(
+                experiment.place, lambda: start_experiment(name=experiment.name, now=self._now)
+            )
+        elif state == "stopped":
+            is_changed = self._put(
+                experiment.place,
+                lambda: stop_experiment(name=experiment.name, reason=STOPPED_BY_FILE, now=self._now),
+            )
+        if is_changed:
+            self.changes.append(difference.experiment_state_line(name=experiment.name, state=state))
 
     def _warn_of_unserved_models(self, routes: tuple[RouteEntry, ...]) -> None:
         served = {
@@ -277,6 +307,8 @@ class _Importing:
         }
         for route in routes:
             named = [model for field in ROUTED_MODELS for model in route.values.get(field, ())]
+            if route.experiment is not None:
+                named += [arm["model"] for arm in route.experiment.values["arms"]]
             for model in dict.fromkeys(named):
                 if model not in served:
                     text = f'no cluster serves "{model}" yet; it is left out until one does'

@@ -19,6 +19,7 @@ from clusters.catalogue import (
 from clusters.hourly_costs import CostChange
 from gateway.configuration import conversion, hourly_prices
 from gateway.configuration.document import Document, Entry, Item, Place, Scalar, Section
+from gateway.configuration.experiments import FileExperiment, read_experiment
 from gateway.configuration.members import Field, Members, Notes
 from gateway.configuration.secret_entries import (
     PEM_PURPOSES,
@@ -177,6 +178,7 @@ class RouteEntry:
     model: str
     place: Place
     values: Mapping[str, Any]
+    experiment: FileExperiment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +200,8 @@ def read_configuration(document: Document, *, folder: Path, notes: Notes) -> Con
     known_routes = [route for route in routes if route is not None]
     _refuse_twice([(site.name, site.place) for site in sites], noun="name", notes=notes)
     _refuse_twice([(route.model, route.place) for route in known_routes], noun="model", notes=notes)
+    tried = [route.experiment for route in known_routes if route.experiment is not None]
+    _refuse_twice([(each.name, each.place) for each in tried], noun="name", notes=notes)
     return Configuration(
         settings={**_server(top, notes=notes), **_router(top, notes=notes)},
         sites=tuple(sites),
@@ -366,32 +370,12 @@ def _route(item: Item, *, notes: Notes) -> RouteEntry | None:
     values = members.values(ROUTE)
     if values.get("candidates") == []:
         notes.refuse(members.place_of("candidates"), "found no model; write at least one")
-    _check_experiment(members, notes=notes)
+    experiment = read_experiment(members, notes=notes)
     model = members.read("model", MODEL_NAME)
     if model is None:
         return None
-    return RouteEntry(model=model, place=members.place_of("model"), values=values)
-
-
-def _check_experiment(members: Members, *, notes: Notes) -> None:
-    item = members.item("experiment")
-    if item is None:
-        return
-    experiment = Members(item, known=("name", "arms"), notes=notes)
-    _require(experiment, keys=("name", "arms"), notes=notes)
-    experiment.read("name", conversion.text(length_max=100))
-    weights = 0
-    arms = []
-    for arm_item in experiment.listing("arms"):
-        arm = Members(arm_item, known=("model", "weight"), notes=notes)
-        _require(arm, keys=("model", "weight"), notes=notes)
-        arms.append((arm.read("model", MODEL_NAME) or "", arm.place_of("model")))
-        weights += arm.read("weight", conversion.whole_number(least=0, most=1_000_000)) or 0
-    _refuse_twice([arm for arm in arms if arm[0]], noun="model", notes=notes)
-    if arms and weights == 0:
-        notes.refuse(experiment.place_of("arms"), "no arm has a weight above 0; write one")
-    text = "not in force in this version: requests go to the candidates by the routing strategy"
-    notes.warn(members.place_of("experiment"), text)
+    place = members.place_of("model")
+    return RouteEntry(model=model, place=place, values=values, experiment=experiment)
 
 
 def _require(members: Members, *, keys: tuple[str, ...], notes: Notes) -> None:

@@ -68,6 +68,8 @@ def test_one_attempt_is_one_line():
             "service_tier": "",
             "ttft_ms": "12",
             "duration_ms": "300",
+            "experiment": "",
+            "arm": "",
             "rate": '{"input_microusd_per_mtok": 150000, "source": "manual"}',
         }
     ]

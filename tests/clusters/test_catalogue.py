@@ -73,13 +73,13 @@ def test_put_secret_keeps_one_of_its_label():
     assert ClusterSecret.objects.filter(is_active=True).count() == 1
 
 
-def test_load_catalogue_takes_five_queries(django_assert_num_queries):
+def test_load_catalogue_takes_six_queries(django_assert_num_queries):
     for name in ("b", "a", "c"):
         put_cluster(name=name, values={"endpoint": "https://x.example.com"})
         put_deployment(cluster_name=name, model="m", values={"capabilities": ["chat"]})
         put_secret(cluster_name=name, purpose="hmac", plaintext="word", label="")
 
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         catalogue = load_catalogue()
 
     assert [(each.name, each.secret_purposes) for each in catalogue.clusters] == [

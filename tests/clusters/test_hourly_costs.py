@@ -143,5 +143,5 @@ def test_inventory_asks_as_many_queries_however_many_costs_there_are(django_asse
         for hours in range(number):
             put(hours, 1, name=f"metal-{number}")
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         load_inventory(now=NOW)

@@ -18,10 +18,10 @@ def fill(count):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_inventory_is_loaded_by_six_queries(count, django_assert_num_queries):
+def test_inventory_is_loaded_by_seven_queries(count, django_assert_num_queries):
     fill(count)
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         snapshot = load_inventory(now=NOW)
 
     assert len(snapshot.clusters) == len(snapshot.routes) == count

@@ -23,6 +23,7 @@ from django.forms import model_to_dict  # noqa: E402
 
 from billing import keys, prices  # noqa: E402
 from billing.budgets import override_budget, put_budget  # noqa: E402
+from billing.experiment_report import load_sums  # noqa: E402
 from billing.models import (  # noqa: E402
     ApiKey,
     Budget,
@@ -32,9 +33,10 @@ from billing.models import (  # noqa: E402
     UsageRecord,
 )
 from billing.placements import PlacementWords  # noqa: E402
-from clusters import catalogue, inventory  # noqa: E402
+from clusters import catalogue, experiments, inventory  # noqa: E402
 from clusters.health import Observation  # noqa: E402
 from clusters.models import Cluster, Route  # noqa: E402
+from gateway import experiment_guard  # noqa: E402
 from routing.cost import cost_nanousd  # noqa: E402
 from routing.types import Rate, Usage  # noqa: E402
 
@@ -88,6 +90,27 @@ def add_route(*, model, candidates, fallbacks=(), **values):
 
 def add_deployment(*, cluster, model, context_window):
     catalogue.put_deployment(cluster_name=cluster, model=model, values={"context_window": context_window})
+
+
+def add_experiment(*, name, route, arms, **values):
+    """A running one; `arms` are (model, weight)."""
+    listed = [{"model": model, "weight": weight} for model, weight in arms]
+    catalogue.put_experiment(name=name, route=route, values={"arms": listed, **values})
+    experiments.start_experiment(name=name, now=now())
+
+
+def get_experiment(*, name):
+    view = experiments.get_experiment(name=name)
+    return {"state": view.state, "stopped_reason": view.stopped_reason}
+
+
+def guard_experiments():
+    """What beat does each minute."""
+    return list(experiment_guard.check_experiments(now=now()))
+
+
+def arm_sums(*, name):
+    return load_sums(experiment=name)
 
 
 def set_cluster_state(*, name, state):
@@ -265,6 +288,10 @@ CALLS = {
         load_reservations,
         load_windows,
         audit,
+        add_experiment,
+        get_experiment,
+        guard_experiments,
+        arm_sums,
     )
 }
 

@@ -256,6 +256,7 @@ def test_document_that_the_404_names_is_there(gateway):
         "/v1/models/{model}",
         "/v1/usage",
         "/v1/requests/{request_id}",
+        "/v1/feedback",
         "/v1/idempotency/{key}",
     }
 

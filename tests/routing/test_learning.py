@@ -146,7 +146,7 @@ def test_what_others_did_changes_only_what_is_theirs():
         forecast=Forecast(backlog_tokens=700, others_tokens=5, at_s=100.0),
         quota=Quota(1.0, 2.0, 3.0),
         breaker=Breaker(consecutive_failures=2),
-        cache_hits=CacheHits(0.5, 1.0, 100.0),
+        cache_hits=CacheHits(read_tokens=0.5, input_tokens=1.0, at_s=100.0),
     )
     fields = [field.name for field in dataclass_fields(DeploymentState)]
     assert [name for name in fields if getattr(known, name) == getattr(NOTHING_LEARNT, name)] == []

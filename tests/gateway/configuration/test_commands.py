@@ -28,9 +28,9 @@ def test_import_config_says_what_changed_then_no_changes(reference_file):
     first, warnings = run("import_config", str(reference_file))
     second, _ = run("import_config", str(reference_file))
 
-    assert first.splitlines()[-1] == "9 changes made"
+    assert first.splitlines()[-1] == "11 changes made"
     assert second == "no changes\n"
-    assert warnings.startswith(f"warning: {reference_file}:41:17: routes[0].experiment: not in force")
+    assert warnings.startswith(f"warning: {reference_file}:38:12: routes[0].model: no cluster serves")
     assert CANARY_SECRET not in first + warnings
     assert CANARY_KEY not in first + warnings
 
@@ -38,7 +38,7 @@ def test_import_config_says_what_changed_then_no_changes(reference_file):
 def test_import_config_dry_run_writes_nothing(reference_file):
     out, _ = run("import_config", str(reference_file), "--dry-run")
 
-    assert out.splitlines()[-1] == "9 changes, not made: this was a dry run"
+    assert out.splitlines()[-1] == "11 changes, not made: this was a dry run"
     assert not Cluster.objects.exists()
 
 

@@ -102,6 +102,8 @@ def test_export_writes_the_reference_with_placeholders(import_text):
         "  - model: fast\n"
         "    candidates: [llama-3-8b, gpt-4o-mini]\n"
         "    fallbacks: [gpt-4o]\n"
+        "    experiment: {name: mini-vs-llama, arms: [{model: llama-3-8b, weight: 90}, "
+        "{model: gpt-4o-mini, weight: 10}]}\n"
     )
     assert CANARY_SECRET not in text
     assert CANARY_KEY not in text

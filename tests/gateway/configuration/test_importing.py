@@ -10,8 +10,10 @@ from cryptography.x509.oid import NameOID
 from billing.prices import load_rates, put_price
 from clusters import inventory
 from clusters.catalogue import load_catalogue, put_cluster
+from clusters.experiments import get_experiment, stop_experiment
 from clusters.models import Cluster, ClusterSecret, RouterSettings
 from gateway.configuration.document import ConfigurationError
+from gateway.configuration.exporting import export_text
 from gateway.configuration.importing import import_file
 from tests.gateway.configuration.conftest import NOW, revisions
 from tests.gateway.configuration.files import (
@@ -171,10 +173,6 @@ def test_reference_imports_every_field(import_text):
     assert opened_secrets("aws-us-east-1") == [("hmac", "configuration file")]
     assert opened_secrets("openai") == [("bearer", "configuration file")]
     assert [warning.partition("c.yaml:")[2] for warning in report.warnings] == [
-        (
-            "41:17: routes[0].experiment: not in force in this version: requests go to the candidates by the "
-            "routing strategy"
-        ),
         '38:12: routes[0].model: no cluster serves "gpt-4o" yet; it is left out until one does',
     ]
 
@@ -203,6 +201,8 @@ def test_report_lists_what_was_created_by_the_files_words(import_text):
         "+ model gpt-4o-mini on openai: contextWindow 128000",
         "+ price of gpt-4o-mini on openai: inputPerMTok 0.15, outputPerMTok 0.6, cachedInputPerMTok 0.075",
         "+ route fast: candidates [llama-3-8b, gpt-4o-mini], fallbacks [gpt-4o]",
+        "+ experiment mini-vs-llama: arms",
+        "~ experiment mini-vs-llama: running",
     )
 
 
@@ -449,3 +449,70 @@ def test_file_that_holds_no_certificate_is_refused_and_not_shown(refusals, tmp_p
 
     assert [line.partition(": c")[0] for line in lines] == ["5:15", "7:13"]
     assert CANARY_SECRET not in "\n".join(lines)
+
+
+TRIAL = """
+routes:
+  - model: fast
+    candidates: [a, b]
+    experiment: {name: trial, arms: [{model: a, weight: 3}, {model: b, weight: 1}]%s}
+"""
+
+
+def test_experiment_that_was_stopped_is_not_started_by_the_file(import_text):
+    import_text(TRIAL % "", {})
+    stop_experiment(name="trial", reason="mini failed", now=NOW)
+
+    report = import_text(TRIAL % "", {})
+
+    assert report.changes == ()
+    assert get_experiment(name="trial").state == "stopped"
+
+
+def test_file_starts_and_stops_an_experiment_by_its_state(import_text):
+    import_text(TRIAL % ", state: draft", {})
+    assert get_experiment(name="trial").state == "draft"
+
+    started = import_text(TRIAL % ", state: running", {})
+    stopped = import_text(TRIAL % ", state: stopped", {})
+
+    assert started.changes == ("~ experiment trial: running",)
+    assert stopped.changes == ("~ experiment trial: stopped",)
+    assert get_experiment(name="trial").stopped_reason == "stopped by the configuration file"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        ", state: draft",
+        ", ramp: 7200s",
+        ", ramp: [{after: 0s, percent: 5}, {after: 3600s, percent: 100}]",
+        ", guards: {errorIncreasePoints: 2.5, latencyIncreasePercent: 0, minSamples: 500}",
+    ],
+)
+def test_experiment_comes_out_as_it_went_in(import_text, settings):
+    text = TRIAL % settings
+    import_text(text, {})
+
+    exported = export_text(now=NOW)
+
+    assert exported.partition("routes:")[2].strip() == text.partition("routes:")[2].strip()
+    assert import_text(exported, {}).changes == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (", ramp: [{after: 1h, percent: 50}, {after: 2h, percent: 5}]", "never fall: nobody goes back"),
+        (", ramp: 2400h", "a ramp lasts at most 90 days"),
+        (", guards: {minSamples: 3}", "write a whole number from 30"),
+        (", state: paused", "write draft, running or stopped"),
+        (", arm: 1", 'found the unknown key "arm"'),
+    ],
+)
+def test_experiment_that_makes_no_sense_refuses_the_file(import_text, settings, said):
+    with pytest.raises(ConfigurationError) as caught:
+        import_text(TRIAL % settings, {})
+
+    assert said in str(caught.value)

@@ -220,12 +220,21 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
             ["2:31: routes[0].candidates: found no model; write at least one"],
         ),
         (
-            "routes:\n  - {model: f, candidates: [a], experiment: {name: x, arms: [{model: a, weight: 0}]}}",
-            ["2:61: routes[0].experiment.arms: no arm has a weight above 0; write one"],
+            (
+                "routes:\n  - {model: f, candidates: [a],"
+                " experiment: {name: x, arms: [{model: a, weight: 0}, {model: b, weight: 0}]}}"
+            ),
+            ["2:61: routes[0].experiment.arms: all weights are 0; give at least one arm more"],
         ),
         (
             "routes:\n  - {model: f, candidates: [a], experiment: {arms: []}}\n",
-            ["2:45: routes[0].experiment: name is missing; write it"],
+            [
+                "2:45: routes[0].experiment: name is missing; write it",
+                (
+                    "2:52: routes[0].experiment.arms: an experiment compares 2 to 10 arms; name each with "
+                    "its model and its weight"
+                ),
+            ],
         ),
     ],
 )

@@ -1,0 +1,145 @@
+"""Adds settled attempts to the sums of their experiment's arm, in the transaction that settles them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from billing.latency_buckets import bucket_of
+from billing.models import ExperimentHour, ExperimentLatency, UsageRecord
+from billing.statements import InsertStatement
+
+ID_CHARACTERS = 40
+SUMS = (
+    "attempts",
+    "errors",
+    "crossed_over",
+    "cost_nanousd",
+    "cost_squares",
+    "tokens",
+    "tokens_squares",
+    "cost_times_tokens",
+    "ttft_count",
+    "ttft_ms",
+    "ttft_ms_squares",
+    "ttft_log",
+    "ttft_log_squares",
+    "feedback_count",
+    "feedback_score",
+    "feedback_squares",
+)
+NOTHING: Mapping[str, Any] = dict.fromkeys(SUMS, 0)
+# The caller who left says nothing of the arm; neither does an attempt that was never sent.
+ERRORS = frozenset({UsageRecord.Outcome.FAILED.value, UsageRecord.Outcome.TRUNCATED.value})
+NOT_THE_ARMS = frozenset({"draining", "ledger_unavailable"})
+_TOKENS = (
+    "input_fresh_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "output_text_tokens",
+    "reasoning_tokens",
+    "audio_tokens",
+    "input_audio_tokens",
+    "input_image_tokens",
+)
+
+
+def additions(connection: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """The statements that add these rows of usage, as they are written, to their arms; in id order."""
+    hours: dict[str, dict[str, Any]] = {}
+    latencies: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if not record["experiment"]:
+            continue
+        _add(hours, _hour_row(record), names=SUMS)
+        if record["ttft_ms"] is not None and record["served_model"] == record["arm"]:
+            _add(latencies, _latency_row(record), names=("count",))
+    yield from hour_statements(connection, [hours[row_id] for row_id in sorted(hours)])
+    if latencies:
+        suffix = "ON CONFLICT (id) DO UPDATE SET count = billing_experimentlatency.count + excluded.count"
+        insert = InsertStatement(ExperimentLatency, connection=connection, suffix=suffix)
+        yield from insert.statements([latencies[row_id] for row_id in sorted(latencies)])
+
+
+def hour_statements(
+    connection: Any, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Add rows of an hour to those that are there."""
+    if rows:
+        sums = ", ".join(f"{name} = billing_experimenthour.{name} + excluded.{name}" for name in SUMS)
+        suffix = f"ON CONFLICT (id) DO UPDATE SET {sums}, updated_at = excluded.updated_at"
+        yield from InsertStatement(ExperimentHour, connection=connection, suffix=suffix).statements(rows)
+
+
+def hour_of(*, experiment: str, arm: str, at: datetime, now: datetime) -> dict[str, Any]:
+    """An hour's row that adds nothing yet."""
+    starts_at = at.replace(minute=0, second=0, microsecond=0)
+    return {
+        **NOTHING,
+        "id": _digest(experiment, arm, starts_at),
+        "experiment": experiment,
+        "arm": arm,
+        "starts_at": starts_at,
+        "updated_at": now,
+    }
+
+
+def _hour_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    at = record["settled_at"]
+    row = hour_of(experiment=record["experiment"], arm=record["arm"], at=at, now=at)
+    if record["served_model"] != record["arm"]:
+        return {**row, "crossed_over": 1}
+    if record["error_code"] in NOT_THE_ARMS:
+        return row
+    is_error = record["outcome"] in ERRORS
+    cost = record["cost_nanousd"]
+    tokens = sum(record[name] for name in _TOKENS)
+    row.update(
+        attempts=1,
+        errors=int(is_error),
+        cost_nanousd=cost,
+        cost_squares=float(cost) ** 2,
+        tokens=tokens,
+        tokens_squares=float(tokens) ** 2,
+        cost_times_tokens=float(cost) * tokens,
+    )
+    ttft_ms = record["ttft_ms"]
+    if ttft_ms is not None:
+        log = math.log(max(ttft_ms, 1))
+        row.update(
+            ttft_count=1,
+            ttft_ms=ttft_ms,
+            ttft_ms_squares=float(ttft_ms) ** 2,
+            ttft_log=log,
+            ttft_log_squares=log**2,
+        )
+    return row
+
+
+def _latency_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    day = record["settled_at"].replace(hour=0, minute=0, second=0, microsecond=0)
+    bucket = bucket_of(record["ttft_ms"])
+    return {
+        "id": _digest(record["experiment"], record["arm"], day, bucket),
+        "experiment": record["experiment"],
+        "arm": record["arm"],
+        "starts_at": day,
+        "bucket": bucket,
+        "count": 1,
+    }
+
+
+def _add(rows: dict[str, dict[str, Any]], addition: dict[str, Any], *, names: Sequence[str]) -> None:
+    row = rows.setdefault(addition["id"], addition)
+    if row is not addition:
+        for name in names:
+            row[name] += addition[name]
+
+
+def _digest(experiment: str, arm: str, starts_at: datetime, bucket: int | None = None) -> str:
+    # JSON keeps the columns apart: ("a", "bc") and ("ab", "c") must not meet.
+    columns = json.dumps([experiment, arm, starts_at.astimezone(UTC).isoformat(), bucket])
+    return hashlib.sha256(columns.encode()).hexdigest()[:ID_CHARACTERS]
