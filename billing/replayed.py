@@ -1,12 +1,13 @@
 """The first attempts of a period, in the order of their arrival, for a replay; writes nothing."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Max, Q
 
-from billing.models import UsageRecord
+from billing.models import PrunedPeriod, UsageRecord
 from routing.replay import RecordedRequest
 from routing.types import Usage
 
@@ -35,6 +36,8 @@ COLUMNS = (
     "cluster_kind",
     "surface",
     "service_tier",
+    "outcome",
+    "ttft_ms",
     "cost_nanousd",
     "variance_nanousd",
     *TOKENS,
@@ -45,20 +48,45 @@ class ReplayedError(Exception):
     """A period that cannot be replayed; the text says why and what to do."""
 
 
-def requests_of(*, from_at: datetime, to_at: datetime) -> list[RecordedRequest]:
-    """The requests that began in the period, by arrival; those of one moment by attempt id.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The requests that began in a period, by arrival; those of one moment by attempt id.
 
-    Raises ReplayedError where there are more than REQUESTS_MAX.
+    `failed_count` first attempts that failed before any content are not among them.
     """
+
+    requests: tuple[RecordedRequest, ...]
+    failed_count: int
+    # Attempts begun before were pruned, some perhaps of the period; None: none of it.
+    pruned_before: datetime | None
+
+
+def recording_of(*, from_at: datetime, to_at: datetime) -> Recording:
+    """Read the period; raises ReplayedError where there is nothing in it, or more than REQUESTS_MAX."""
     found: list[RecordedRequest] = []
+    failed_count = 0
     for row in _rows(from_at=from_at, to_at=to_at):
+        if row["outcome"] == UsageRecord.Outcome.FAILED:
+            failed_count += 1
+            continue
         if len(found) == REQUESTS_MAX:
             raise ReplayedError(
-                f"the period has more than {REQUESTS_MAX:,} requests: take a shorter one, or replay it in parts"
+                f"the period has more than {REQUESTS_MAX:,} requests: take a shorter one, or parts of it"
             )
         found.append(_request(row, from_at=from_at))
+    if not found:
+        raise ReplayedError(
+            f"the ledger has no answered request that began from {from_at:%Y-%m-%d %H:%M} up to "
+            f"{to_at:%Y-%m-%d %H:%M} UTC: give another period with --from and --to"
+        )
     found.sort(key=lambda request: (request.arrived_s, request.id))
-    return found
+    pruned_before = PrunedPeriod.objects.aggregate(at=Max("begun_before"))["at"]
+    is_touched = pruned_before is not None and pruned_before > from_at
+    return Recording(
+        requests=tuple(found),
+        failed_count=failed_count,
+        pruned_before=pruned_before if is_touched else None,
+    )
 
 
 def _request(row: Mapping[str, Any], *, from_at: datetime) -> RecordedRequest:
@@ -72,6 +100,7 @@ def _request(row: Mapping[str, Any], *, from_at: datetime) -> RecordedRequest:
         usage=Usage(**{name: row[name] for name in TOKENS}),
         cluster=row["cluster"],
         cluster_kind=row["cluster_kind"],
+        ttft_ms=row["ttft_ms"],
         cost_nanousd=row["cost_nanousd"] + row["variance_nanousd"],
     )
 

@@ -1,17 +1,16 @@
 """Replays recorded requests against a fleet by production's decision: dollars and latency, before and after.
 
 Data and chance are arguments. Own clusters and providers behave as in routing.physics; how a deployment
-becomes a site, and what is assumed where nothing is known, stands at the constants below.
+becomes a site, and what is assumed where nothing is known, stands in routing.replay_sites.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from routing import lengths
 from routing.choose import choose
-from routing.cost import cost_nanousd, nameplate_tokens_per_s
+from routing.cost import cost_nanousd
 from routing.forecast import first_token_s
 from routing.learning import (
     NOTHING_LEARNT,
@@ -27,20 +26,9 @@ from routing.learning import (
 from routing.lengths import Lengths
 from routing.physics import Chance, Job, Router, Simulation, Site
 from routing.quota import UNLIMITED
+from routing.replay_sites import sites_of
 from routing.types import Deployment, Fleet, Objective, RequestProfile, RoutePlan, Usage
 
-# A decode step of a full batch takes no longer than this: more streams than the speed feeds so wait.
-FULL_STEP_S = 0.05
-# The part of a full batch's step that a lone stream takes too; the fitted profiles have 0.5 to 0.7.
-LONE_STEP_SHARE = 0.6
-# Prompts are read so many times as fast as answers are written; the fitted profiles have 4 to 8.
-PREFILL_SPEEDUP = 8
-CHUNK_TOKENS = 512
-KV_TOKENS = 10**9
-# A provider of which nothing is measured: its first token, its seconds per token, and their spread.
-PROVIDER_TTFT_S = 0.6
-PROVIDER_TPOT_S = 0.02
-PROVIDER_TTFT_SIGMA = 0.3
 US_PER_HOUR = 3_600_000_000
 
 
@@ -48,7 +36,7 @@ US_PER_HOUR = 3_600_000_000
 class RecordedRequest:
     """A request of the ledger: `arrived_s` from the period's begin, what it used, and where and for how much.
 
-    `cost_nanousd` is what it cost at the prices of the time.
+    `cost_nanousd` is what it cost at the prices of the time; `ttft_ms` None: its first token was not seen.
     """
 
     id: str
@@ -60,12 +48,13 @@ class RecordedRequest:
     usage: Usage
     cluster: str
     cluster_kind: str
+    ttft_ms: int | None
     cost_nanousd: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What one cluster served: requests, and their cost at the rates of the fleet (own: internal rates)."""
+    """What one cluster served: requests, and their cost at its rates (an own cluster's are internal)."""
 
     cluster: str
     kind: str
@@ -78,13 +67,15 @@ class Outcome:
     """One run. Every request is served by a cluster, failed, or of a model that nothing serves.
 
     `ttft_*` are of the served ones, None where none was; `met_count` are those within the objective, the
-    first token's and the tokens' after it. `placed` names each served request's cluster by its id.
+    first token's and the tokens' after it. `placed` names each served request's cluster by its id;
+    `unpriced_count` were served where no price is known, for nothing.
     """
 
     policy: str
     clusters: tuple[Served, ...]
     capacity_nanousd: int
     failed_count: int
+    unpriced_count: int
     unserved: Mapping[str, int]
     met_count: int
     ttft_p50_s: float | None
@@ -115,6 +106,18 @@ class Outcome:
         return self.metered_nanousd + self.capacity_nanousd
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What the ledger says of a period's requests, to hold a replay against. Where none was seen: None."""
+
+    request_count: int
+    cost_nanousd: int
+    metered_nanousd: int
+    ttft_p50_s: float | None
+    ttft_p99_s: float | None
+    placed: Mapping[str, str]
+
+
 def replayed(
     requests: Sequence[RecordedRequest],
     fleet: Fleet,
@@ -137,7 +140,7 @@ def replayed(
     usable = {model for model, plan in fleet.routes.items() if any(_is_usable(d) for d in _deployments(plan))}
     unserved = Counter(request.model for request in ordered if request.model not in usable)
     played = [request for request in ordered if request.model in usable]
-    sites = _sites(fleet, replicas=replicas, chance_of=chance_of)
+    sites = sites_of(_all_deployments(fleet), replicas=replicas, chance_of=chance_of)
     jobs = [_job(number, one, fleet.settings.objective) for number, one in enumerate(played)]
     router = ReplayRouter(played, fleet=fleet, sites=sites, chance=chance_of(0))
     if jobs:
@@ -151,7 +154,30 @@ def replayed(
     )
 
 
-def changed_count(before: Outcome, after: Outcome) -> int:
+def recorded(requests: Sequence[RecordedRequest]) -> Recorded:
+    """What the ledger itself says of the requests."""
+    ttfts = sorted(one.ttft_ms / 1000 for one in requests if one.ttft_ms is not None)
+    return Recorded(
+        request_count=len(requests),
+        cost_nanousd=sum(one.cost_nanousd for one in requests),
+        metered_nanousd=sum(one.cost_nanousd for one in requests if one.cluster_kind != "own"),
+        ttft_p50_s=_percentile(ttfts, 50),
+        ttft_p99_s=_percentile(ttfts, 99),
+        placed={one.id: one.cluster for one in requests},
+    )
+
+
+def with_recorded_latency(fleet: Fleet, requests: Sequence[RecordedRequest]) -> Fleet:
+    """The fleet with each provider's median first token in the ledger, where it has any, as its latency."""
+    seen: dict[str, list[int]] = {}
+    for one in requests:
+        if one.ttft_ms is not None and one.cluster_kind != "own":
+            seen.setdefault(one.cluster, []).append(one.ttft_ms)
+    medians = {cluster: sorted(found)[len(found) // 2] for cluster, found in seen.items()}
+    return with_deployments(fleet, lambda d: replace(d, latency_ms=medians.get(d.cluster, d.latency_ms)))
+
+
+def changed_count(before: Recorded | Outcome, after: Outcome) -> int:
     """How many requests another cluster serves, or only one of the two serves."""
     ids = before.placed.keys() | after.placed.keys()
     return sum(1 for one in ids if before.placed.get(one) != after.placed.get(one))
@@ -189,7 +215,11 @@ def as_if_unseen(fleet: Fleet, *, replicas: Mapping[str, int]) -> Fleet:
     def unseen(deployment: Deployment) -> Deployment | None:
         if deployment.cluster_kind == "own" and replicas.get(deployment.cluster, 1) < 1:
             return None
-        return replace(deployment, health="healthy", health_reason="", queue_depth=None)
+        is_own = deployment.cluster_kind == "own"
+        latency_ms = None if is_own else deployment.latency_ms
+        return replace(
+            deployment, health="healthy", health_reason="", queue_depth=None, latency_ms=latency_ms
+        )
 
     return with_deployments(fleet, unseen)
 
@@ -343,69 +373,6 @@ class ReplayRouter(Router):
         self._states[deployment_id] = observe(self._states.get(deployment_id, NOTHING_LEARNT), event, now_s)
 
 
-def _sites(fleet: Fleet, *, replicas: Mapping[str, int], chance_of: Callable[[int], Chance]) -> list[Site]:
-    """A site for each cluster, by name; what several models on it have in common is read off the first."""
-    clusters: dict[str, Deployment] = {}
-    for deployment in sorted(_all_deployments(fleet), key=lambda d: d.id):
-        clusters.setdefault(deployment.cluster, deployment)
-    sites = []
-    for number, name in enumerate(sorted(clusters)):
-        deployment = clusters[name]
-        count = replicas.get(name, 1)
-        given, profiles = _provider(deployment), {}
-        if deployment.cluster_kind == "own":
-            given, profiles = (
-                _own(deployment, replicas=count),
-                {name: engine_profile(deployment, replicas=count)},
-            )
-        sites.append(Site(number, given, profiles, chance_of(1000 + number)))
-    return sites
-
-
-def engine_profile(deployment: Deployment, *, replicas: int) -> dict[str, float]:
-    """How one engine of an own cluster steps, from its speed (rated, else measured, else assumed)."""
-    tokens_per_s = nameplate_tokens_per_s(deployment)
-    streams_max = -(-deployment.in_flight_max // replicas)
-    batch_max = min(streams_max, max(1, int(tokens_per_s * FULL_STEP_S)))
-    full_step_s = batch_max / tokens_per_s
-    return {
-        "c0": full_step_s * LONE_STEP_SHARE,
-        "c1": full_step_s * (1 - LONE_STEP_SHARE) / batch_max,
-        "c2": 1 / (tokens_per_s * PREFILL_SPEEDUP),
-        "chunk": CHUNK_TOKENS,
-        "max_seqs": batch_max,
-        "kv_tokens": KV_TOKENS,
-    }
-
-
-def _own(deployment: Deployment, *, replicas: int) -> dict[str, Any]:
-    # The hours are billed apart, as integers.
-    return {
-        "name": deployment.cluster,
-        "kind": "committed",
-        "profile": deployment.cluster,
-        "usd_per_hour": 0.0,
-        "replicas": replicas,
-        "rtt": deployment.rtt_s,
-    }
-
-
-def _provider(deployment: Deployment) -> dict[str, Any]:
-    # Tokens are priced apart, as integers.
-    given = {
-        "name": deployment.cluster,
-        "kind": "external",
-        "usd_per_mtok_in": 0.0,
-        "usd_per_mtok_out": 0.0,
-        "ttft_p50": PROVIDER_TTFT_S if deployment.latency_ms is None else deployment.latency_ms / 1000,
-        "ttft_sigma": PROVIDER_TTFT_SIGMA,
-        "tpot_p50": PROVIDER_TPOT_S,
-        "rtt": deployment.rtt_s,
-    }
-    limits = {"rpm": deployment.rpm_max, "tpm": deployment.tpm_max}
-    return given | {name: limit for name, limit in limits.items() if limit is not None}
-
-
 def _job(number: int, request: RecordedRequest, objective: Objective) -> Job:
     prompt_tokens = request.usage.input_tokens
     return Job(
@@ -443,6 +410,7 @@ def _outcome(
         ),
         capacity_nanousd=capacity_nanousd,
         failed_count=len(jobs) - len(served),
+        unpriced_count=sum(1 for job in served if router.placed[job.number].rate is None),
         unserved=dict(sorted(unserved.items())),
         met_count=sum(1 for job in served if job.is_met),
         ttft_p50_s=_percentile(ttfts, 50),
@@ -456,7 +424,7 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
 
 
 def _capacity_nanousd(fleet: Fleet, *, replicas: Mapping[str, int], period_us: int) -> int:
-    """What own clusters cost by the hour over the period, rounded up once each; disabled ones are not paid."""
+    """What own clusters cost by the hour over the period, each rounded up once; disabled: nothing."""
     hourly = {
         d.cluster: d.cost_per_hour_nanousd * replicas.get(d.cluster, 1)
         for d in _all_deployments(fleet)

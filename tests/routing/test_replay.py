@@ -12,11 +12,11 @@ from routing.replay import (
     RecordedRequest,
     as_if_unseen,
     changed_count,
-    engine_profile,
     replayed,
     with_deployments,
     with_policy,
 )
+from routing.replay_sites import engine_profile
 from routing.types import Usage
 from tests.routing.values import LIGHT, deployment, flat, fleet, provider
 
@@ -34,6 +34,7 @@ def request(number=0, **changed):
         "usage": Usage(input_fresh_tokens=100, output_text_tokens=20),
         "cluster": "cluster-a",
         "cluster_kind": "own",
+        "ttft_ms": None,
         "cost_nanousd": 7,
     }
     return RecordedRequest(**{**values, **changed})
