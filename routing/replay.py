@@ -123,6 +123,7 @@ def replayed(
     fleet: Fleet,
     *,
     replicas: Mapping[str, int],
+    hourly_nanousd: int,
     period_us: int,
     chance_of: Callable[[int], Chance],
 ) -> Outcome:
@@ -132,7 +133,8 @@ def replayed(
         requests: as the ledger has them.
         fleet: routes, deployments and settings, see `as_if_unseen`.
         replicas: how many engines an own cluster runs all the time; one that is absent has one.
-        period_us: the length of the period that own clusters are billed for, in microseconds.
+        hourly_nanousd: what all own clusters cost per hour together, those without a deployment too.
+        period_us: the length of the period that is billed for, in microseconds.
         chance_of: a source of chance for each number.
     """
     fleet = as_if_unseen(fleet, replicas=replicas)
@@ -150,7 +152,8 @@ def replayed(
         router,
         fleet=fleet,
         unserved=unserved,
-        capacity_nanousd=_capacity_nanousd(fleet, replicas=replicas, period_us=period_us),
+        # Rounded up once.
+        capacity_nanousd=-(-hourly_nanousd * period_us // US_PER_HOUR),
     )
 
 
@@ -175,6 +178,12 @@ def with_recorded_latency(fleet: Fleet, requests: Sequence[RecordedRequest]) -> 
             seen.setdefault(one.cluster, []).append(one.ttft_ms)
     medians = {cluster: sorted(found)[len(found) // 2] for cluster, found in seen.items()}
     return with_deployments(fleet, lambda d: replace(d, latency_ms=medians.get(d.cluster, d.latency_ms)))
+
+
+def speedless_clusters(fleet: Fleet) -> tuple[str, ...]:
+    """Own clusters of which no speed is rated or measured: the slowest is assumed of them."""
+    found = (d for d in _all_deployments(fleet) if d.cluster_kind == "own" and _is_usable(d))
+    return tuple(sorted({d.cluster for d in found if not (d.rated_tokens_per_s or d.measured_tokens_per_s)}))
 
 
 def changed_count(before: Recorded | Outcome, after: Outcome) -> int:
@@ -423,18 +432,9 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
     return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else None
 
 
-def _capacity_nanousd(fleet: Fleet, *, replicas: Mapping[str, int], period_us: int) -> int:
-    """What own clusters cost by the hour over the period, each rounded up once; disabled: nothing."""
-    hourly = {
-        d.cluster: d.cost_per_hour_nanousd * replicas.get(d.cluster, 1)
-        for d in _all_deployments(fleet)
-        if d.cluster_kind == "own" and d.state != "disabled"
-    }
-    return sum(-(-cost * period_us // US_PER_HOUR) for cost in hourly.values())
-
-
 def _limits(deployment: Deployment) -> tuple[float, float]:
-    return deployment.rpm_max or UNLIMITED, deployment.tpm_max or UNLIMITED
+    rpm, tpm = deployment.rpm_max, deployment.tpm_max
+    return UNLIMITED if rpm is None else float(rpm), UNLIMITED if tpm is None else float(tpm)
 
 
 def _is_usable(deployment: Deployment) -> bool:

@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from routing.cost import cost_nanousd
 from routing.replay import (
+    Recorded,
     RecordedRequest,
     as_if_unseen,
     changed_count,
+    recorded,
     replayed,
+    speedless_clusters,
     with_deployments,
     with_policy,
+    with_recorded_latency,
 )
 from routing.replay_sites import engine_profile
 from routing.types import Usage
@@ -41,10 +45,17 @@ def request(number=0, **changed):
 
 
 def run(requests, played, *, replicas=None, period_us=HOUR_US):
-    return replayed(requests, played, replicas=replicas or {}, period_us=period_us, chance_of=Random)
+    return replayed(
+        requests,
+        played,
+        replicas=replicas or {},
+        hourly_nanousd=1_000_000_001,
+        period_us=period_us,
+        chance_of=Random,
+    )
 
 
-OWN = deployment("a", cost_per_hour_nanousd=1_000_000_001)
+OWN = deployment("a")
 BOUGHT = provider("p", rate=flat(1_000_000, 2_000_000))
 BOTH = fleet(OWN, BOUGHT, policy="marginal")
 
@@ -66,7 +77,8 @@ def test_replay_without_the_own_cluster_buys_all_at_exact_prices():
 
     after = run(requests, with_deployments(BOTH, lambda d: None if d.cluster == "cluster-a" else d))
 
-    assert after.metered_nanousd == after.bill_nanousd == 10 * (100 * 1000 + 20 * 2000)
+    assert after.metered_nanousd == 10 * (100 * 1000 + 20 * 2000)
+    assert after.bill_nanousd == after.metered_nanousd + 1_000_000_001
     assert changed_count(before, after) == 10
     assert changed_count(before, before) == 0
 
@@ -94,7 +106,7 @@ def test_replay_takes_a_model_on_no_active_cluster_as_unserved(state):
     outcome = run([request()], fleet(replace(OWN, state=state)))
 
     assert outcome.unserved == {"m": 1}
-    assert outcome.capacity_nanousd == (0 if state == "disabled" else 1_000_000_001)
+    assert outcome.served_count == 0
 
 
 def test_replay_of_nothing_is_the_capacity_alone():
@@ -113,13 +125,12 @@ def test_replay_forgets_what_probes_saw_today_and_clusters_without_replicas():
     assert plan.candidates == (replace(OWN, health="healthy", queue_depth=None),)
 
 
-def test_replay_bills_and_runs_each_replica():
+def test_replay_runs_each_replica():
     burst = [request(n, arrived_s=0.0) for n in range(200)]
     only_own = fleet(replace(OWN, in_flight_max=1000), policy="marginal")
 
     one, four = (run(burst, only_own, replicas={"cluster-a": count}) for count in (1, 4))
 
-    assert four.capacity_nanousd == 4 * one.capacity_nanousd
     assert four.ttft_p99_s < one.ttft_p99_s
 
 
@@ -139,6 +150,41 @@ def test_replay_counts_what_the_fleet_has_no_room_for():
     outcome = run(burst, fleet(OWN))  # ten at a time
 
     assert (outcome.served_count, outcome.failed_count) == (10, 10)
+
+
+def test_speedless_clusters_are_the_own_and_active_of_unknown_speed():
+    unknown = {"rated_tokens_per_s": None, "measured_tokens_per_s": None}
+    deployments = (
+        OWN,
+        deployment("b", **unknown),
+        deployment("c", **{**unknown, "measured_tokens_per_s": 5}),
+        deployment("d", **unknown, state="disabled"),
+        provider("p", **unknown),
+    )
+
+    assert speedless_clusters(fleet(*deployments)) == ("cluster-b",)
+
+
+def test_replay_goes_by_the_ledgers_first_tokens_of_a_provider():
+    seen = [request(n, cluster="cluster-p", cluster_kind="provider", ttft_ms=n) for n in (900, 100, 300)]
+    own = [request(0, ttft_ms=5)]
+
+    plan = with_recorded_latency(BOTH, [*seen, *own]).routes["m"]
+
+    assert [d.latency_ms for d in plan.candidates] == [None, 300]
+
+
+def test_recorded_sums_what_the_ledger_says():
+    bought = request(1, cluster="cluster-p", cluster_kind="provider", cost_nanousd=5, ttft_ms=1500)
+
+    assert recorded([request(0), bought]) == Recorded(
+        request_count=2,
+        cost_nanousd=12,
+        metered_nanousd=5,
+        ttft_p50_s=1.5,
+        ttft_p99_s=1.5,
+        placed={"id-0000": "cluster-a", "id-0001": "cluster-p"},
+    )
 
 
 def test_engine_profile_yields_the_rated_speed_at_a_full_batch():

@@ -25,6 +25,7 @@ from clusters.snapshots import ClusterView
 from gateway.configuration.document import ConfigurationError
 from gateway.configuration.importing import import_file
 from gateway.fleet import FleetSnapshot, load_snapshot
+from routing.cost import TOKENS_PER_S_ASSUMED
 from routing.policies import POLICIES
 from routing.replay import (
     Outcome,
@@ -32,6 +33,7 @@ from routing.replay import (
     changed_count,
     recorded,
     replayed,
+    speedless_clusters,
     with_deployments,
     with_policy,
     with_recorded_latency,
@@ -44,10 +46,11 @@ MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A fleet to play the period against, and how many engines each own cluster runs."""
+    """A fleet to play the period against, how many engines each own cluster runs, and their cost per hour."""
 
     fleet: Fleet
     replicas: Mapping[str, int]
+    hourly_nanousd: int
 
 
 class Command(BaseCommand):
@@ -86,6 +89,11 @@ class Command(BaseCommand):
             changed = self._changed(options, now=now) if is_changed else None
         except ReplayedError as error:
             raise CommandError(str(error)) from error
+        for name in speedless_clusters((changed or today).fleet):
+            self.stderr.write(
+                f"warning: {name} has no rated or measured speed, so {TOKENS_PER_S_ASSUMED} tokens/s are "
+                "assumed: set its rated output tokens/s for figures to go by"
+            )
         period = (from_at, to_at)
         before = _played(recording, today, period=period, whose="today's")
         after = None if changed is None else _played(recording, changed, period=period, whose="the changed")
@@ -148,7 +156,12 @@ def _period(options: Mapping[str, Any], *, now: datetime) -> tuple[datetime, dat
 
 
 def _plan(snapshot: FleetSnapshot) -> Plan:
-    return Plan(fleet=snapshot.fleet, replicas={one.name: _replicas(one) for one in snapshot.clusters})
+    paid = [one for one in snapshot.clusters if one.kind == "own" and one.state != "disabled"]
+    return Plan(
+        fleet=snapshot.fleet,
+        replicas={one.name: _replicas(one) for one in snapshot.clusters},
+        hourly_nanousd=sum(one.cost_per_hour_nanousd * _replicas(one) for one in paid),
+    )
 
 
 def _replicas(cluster: ClusterView) -> int:
@@ -176,6 +189,7 @@ def _played(recording: Recording, plan: Plan, *, period: tuple[datetime, datetim
         recording.requests,
         with_recorded_latency(plan.fleet, recording.requests),
         replicas=plan.replicas,
+        hourly_nanousd=plan.hourly_nanousd,
         period_us=(period[1] - period[0]) // MICROSECOND,
         chance_of=random.Random,
     )

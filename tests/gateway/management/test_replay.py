@@ -22,14 +22,14 @@ COUNT = 20
 BOUGHT_NANOUSD = 100 * 1000 + 20 * 2000
 
 
-def replay(*arguments):
+def replay(*arguments, errors=None):
     output = StringIO()
-    call_command("replay", *PERIOD, *arguments, stdout=output, stderr=output)
+    call_command("replay", *PERIOD, *arguments, stdout=output, stderr=errors or output)
     return output.getvalue()
 
 
 def document(*arguments):
-    return json.loads(replay(*arguments, "--json"))
+    return json.loads(replay(*arguments, "--json", errors=StringIO()))
 
 
 @pytest.fixture
@@ -179,6 +179,21 @@ def test_replay_reads_a_period_page_by_page(ledger, monkeypatch):
     monkeypatch.setattr(replayed, "ROWS_AT_ONCE", 3)
 
     assert document() == whole
+
+
+def test_replay_warns_of_a_cluster_of_unknown_speed(ledger):
+    put_cluster(name="gpu-a", values={"tokens_per_s": None})
+
+    assert replay().startswith("warning: gpu-a has no rated or measured speed, so 10 tokens/s are assumed")
+
+
+def test_replay_bills_own_clusters_that_serve_nothing_and_none_that_is_disabled(ledger):
+    costs = {"endpoint": "https://a.example.com", "cost_per_hour_nanousd": 10**9}
+    put_cluster(name="empty", values=costs)
+    put_cluster(name="off", values={**costs, "state": "disabled"})
+    put_cluster(name="scaled", values={**costs, "billing": "autoscaled", "replica_count": 3})
+
+    assert document()["before"]["capacity_nanousd"] == 2 * (1 + 1 + 3) * 10**9
 
 
 @pytest.mark.parametrize(
