@@ -15,6 +15,8 @@ class PerfectRouter(PolicyRouter):
     """The cheapest that will meet the objective; what would be bought counts with its chance to miss."""
 
     def pick(self, job: Job, now_s: float) -> int | None:
+        # A site places by when the job is sent: without it another engine would be asked than will serve.
+        job.sent_s = now_s
         options = [(*self._usd_and_share(self._sites[n], job, now_s), n) for n in self._usable(now_s)]
         options = [option for option in options if option[0] < inf]
         if not options:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.clairvoyant import PerfectRouter, first_token_s
-from routing.physics import Job, Simulation, Site
+from routing.physics import Engine, Job, Simulation, Site
 from tests.routing.test_simulate import PENALTY, PROFILE, SLO, AlwaysFirst
 from tests.routing.values import LIGHT
 
@@ -88,3 +88,16 @@ def test_perfect_information_leaves_what_has_no_room_left():
 
     assert [one.site for one in jobs] == [1, 0, 0]
     assert [one.tries for one in jobs] == [1, 1, 1]
+
+
+def test_perfect_information_asks_the_replica_that_will_serve():
+    given = {**OWN, "kind": "auto", "max_replicas": 2}
+    sites = [Site(n, one, {"p": PROFILE}, random.Random(n)) for n, one in enumerate((given, BOUGHT))]
+    busy, free = (Engine(PROFILE, now_s=0.0, up_at_s=up_at_s) for up_at_s in (1.0, 2.0))
+    busy.waiting.append(job(0, prompt_tokens=1000))
+    busy.jobs = 1
+    sites[0].engines = [busy, free]
+    router = PerfectRouter("marginal", sites=sites, slo=SLO, penalty=PENALTY, chance=random.Random(0))
+
+    # A prompt of 1000 takes 0.2 s on the free one, and twice that on the other.
+    assert router.pick(job(1, 3.0, prompt_tokens=1000, ttft_objective_s=0.3), 3.0) == 0

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.cost import cost_nanousd
+from routing.physics import Job
 from routing.replay import (
     Recorded,
     RecordedRequest,
+    ReplayRouter,
     as_if_unseen,
     changed_count,
     recorded,
@@ -20,9 +22,9 @@ from routing.replay import (
     with_policy,
     with_recorded_latency,
 )
-from routing.replay_sites import engine_profile
-from routing.types import Usage
-from tests.routing.values import LIGHT, deployment, flat, fleet, provider
+from routing.replay_sites import engine_profile, sites_of
+from routing.types import Fleet, RoutePlan, Usage
+from tests.routing.values import LIGHT, SETTINGS, deployment, flat, fleet, provider
 
 HOUR_US = 3_600_000_000
 
@@ -142,6 +144,55 @@ def test_replay_keeps_a_providers_limits():
     outcome = run(burst, limited)
 
     assert {one.cluster: one.requests for one in outcome.clusters} == {"cluster-p": 5, "cluster-q": 15}
+
+
+def two_models_at_one_limit(rpm_max):
+    """Two models share a provider's limit, which the count of each does not see."""
+    plans = {
+        model: RoutePlan(
+            model=model,
+            policy="cost",
+            candidates=(
+                replace(BOUGHT, id=f"p-{model}", model=model, rpm_max=rpm_max, in_flight_max=2000),
+                provider(f"q-{model}", cluster="cluster-q", model=model, rate=flat(9_000_000, 9_000_000)),
+            ),
+            fallbacks=(),
+        )
+        for model in ("m", "n")
+    }
+    return Fleet(routes=plans, settings=SETTINGS)
+
+
+def test_replay_never_asks_again_who_refused():
+    requests = [request(n, arrived_s=0.0, model="mn"[n % 2]) for n in range(602)]
+
+    # Ten a second, so that one more would find room when the refused are sent again.
+    outcome = run(requests, two_models_at_one_limit(600))
+
+    assert {one.cluster: one.requests for one in outcome.clusters} == {"cluster-p": 600, "cluster-q": 2}
+
+
+def test_replay_learns_of_a_refusal():
+    played = two_models_at_one_limit(600)
+    requests = [request(0), request(1)]
+    sites = sites_of([*played.routes["m"].candidates], replicas={}, chance_of=Random)
+    router = ReplayRouter(requests, fleet=played, sites=sites, chance=Random(0))
+    jobs = [
+        Job(
+            number=number,
+            arrived_s=0.0,
+            prompt_tokens=100,
+            output_tokens=20,
+            ttft_objective_s=1.0,
+            tpot_objective_s=1.0,
+        )
+        for number in range(2)
+    ]
+
+    before = router.pick(jobs[0], 0.0)
+    router.on_error(jobs[0], sites[0], 0.0, "rate_limit")
+
+    assert (before, router.pick(jobs[1], 0.0)) == (0, 1)
 
 
 def test_replay_counts_what_the_fleet_has_no_room_for():
