@@ -289,24 +289,21 @@ def _lines(
 
 
 def _figures(ledger: Recorded, outcomes: list[Outcome]) -> list[list[str]]:
-    def row(name: str, of_ledger: str, cells: list[str]) -> list[str]:
-        return [name, of_ledger, *cells]
-
     return [
-        row("policy", "", [one.policy for one in outcomes]),
-        row("requests", f"{ledger.request_count:,}", [f"{one.request_count:,}" for one in outcomes]),
-        row("cost at its rates", usd_text(ledger.cost_nanousd), [usd_text(o.cost_nanousd) for o in outcomes]),
-        row(
+        ["policy", "", *(one.policy for one in outcomes)],
+        ["requests", f"{ledger.request_count:,}", *(f"{one.request_count:,}" for one in outcomes)],
+        ["cost at its rates", usd_text(ledger.cost_nanousd), *(usd_text(o.cost_nanousd) for o in outcomes)],
+        [
             "  of it metered",
             usd_text(ledger.metered_nanousd),
-            [usd_text(one.metered_nanousd) for one in outcomes],
-        ),
-        row("own capacity by the hour", "", [usd_text(one.capacity_nanousd) for one in outcomes]),
-        row("bill (metered + capacity)", "", [usd_text(one.bill_nanousd) for one in outcomes]),
-        row("first token p50", _seconds(ledger.ttft_p50_s), [_seconds(one.ttft_p50_s) for one in outcomes]),
-        row("first token p99", _seconds(ledger.ttft_p99_s), [_seconds(one.ttft_p99_s) for one in outcomes]),
-        row("within the objective", "", [_share(one.met_count, one.request_count) for one in outcomes]),
-        row("failed for want of room", "", [f"{one.failed_count:,}" for one in outcomes]),
+            *(usd_text(o.metered_nanousd) for o in outcomes),
+        ],
+        ["own capacity by the hour", "", *(usd_text(one.capacity_nanousd) for one in outcomes)],
+        ["bill (metered + capacity)", "", *(usd_text(one.bill_nanousd) for one in outcomes)],
+        ["first token p50", _seconds(ledger.ttft_p50_s), *(_seconds(one.ttft_p50_s) for one in outcomes)],
+        ["first token p99", _seconds(ledger.ttft_p99_s), *(_seconds(one.ttft_p99_s) for one in outcomes)],
+        ["within the objective", "", *(_share(one.met_count, one.request_count) for one in outcomes)],
+        ["failed for want of room", "", *(f"{one.failed_count:,}" for one in outcomes)],
     ]
 
 
