@@ -274,7 +274,10 @@ def _lines(
     titles = ["ledger", "replay, today", *(() if after is None else ("replay, changed",))]
     rows = [["", *titles], *_figures(ledger, outcomes), *_cluster_rows(recording, outcomes)]
     lines = [f"{period[0]:%Y-%m-%d %H:%M} to {period[1]:%Y-%m-%d %H:%M} UTC"]
-    lines += [f"{row[0]:<28}" + "".join(f"{cell:>24}" for cell in row[1:]) for row in rows]
+    name_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, *cells in rows:
+        right = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append("   ".join((f"{name:<{name_width}}", *right)))
     error_nanousd = before.cost_nanousd - ledger.cost_nanousd
     lines.append(
         f"The model's error: the replay of today's settings is {usd_text(error_nanousd)} off the ledger's "

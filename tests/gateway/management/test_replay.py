@@ -155,7 +155,8 @@ def test_replay_prints_what_a_person_can_read(ledger):
 
     assert lines[0] == "2026-11-20 12:00 to 2026-11-20 14:00 UTC"
     assert lines[1].split("  ")[-1].strip() == "replay, changed"
-    cells = {line[:28].strip(): line[28:].split() for line in lines[2:]}
+    width = len("bill (metered + capacity)")
+    cells = {line[:width].strip(): line[width:].split() for line in lines[2:]}
     assert cells["policy"] == ["marginal", "external_first"]
     assert cells["requests"] == ["21", "21", "21"]
     assert cells["own capacity by the hour"] == ["$2.00", "$2.00"]
