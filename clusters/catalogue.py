@@ -7,16 +7,16 @@ from uuid import UUID
 
 from django.db import models, transaction
 
-from clusters import inventory, route_weights, vault
+from clusters import inventory, record_checks, route_weights, vault
 from clusters.models import Cluster, ClusterSecret, Deployment, Experiment, Route, RouterSettings
 
 BACKENDS = tuple(Cluster.Backend.values)
 AUTH_TYPES = tuple(Cluster.Auth.values)
 BILLINGS = tuple(Cluster.Billing.values)
 STATES = tuple(Cluster.State.values)
-CAPABILITIES = inventory.CAPABILITIES
-POLICIES = inventory.POLICIES
-REPLICAS_MAX = inventory.REPLICAS_MAX
+CAPABILITIES = record_checks.CAPABILITIES
+POLICIES = record_checks.POLICIES
+REPLICAS_MAX = record_checks.REPLICAS_MAX
 WEIGHT_MAX = route_weights.WEIGHT_MAX
 
 CLUSTER_FIELDS = (

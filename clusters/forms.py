@@ -9,7 +9,7 @@ from django.contrib.admin.widgets import AdminSplitDateTime
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from clusters import inventory
+from clusters import inventory, record_checks
 from clusters.hourly_costs import COST_PER_HOUR_NANOUSD_MAX
 from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Route, RouterSettings
 from routing.money import NANOUSD_PER_USD
@@ -130,7 +130,7 @@ class ClusterForm(InventoryForm):
         help_text="Words that keys and teams may require or forbid, such as gdpr, on-prem.",
     )
     endpoint = forms.CharField(
-        max_length=inventory.ENDPOINT_CHARACTERS_MAX,
+        max_length=record_checks.ENDPOINT_CHARACTERS_MAX,
         help_text="Base URL without /v1, for example https://aws.llm.example.com",
         widget=forms.TextInput(attrs={"class": "vLargeTextField"}),
     )
@@ -234,7 +234,7 @@ class DeploymentForm(InventoryForm):
     capabilities = ModelListField(
         required=False,
         widget=forms.TextInput(attrs={"size": 24}),
-        help_text=f"Of {', '.join(inventory.CAPABILITIES)}; empty: not declared.",
+        help_text=f"Of {', '.join(record_checks.CAPABILITIES)}; empty: not declared.",
     )
 
     class Meta:
@@ -305,7 +305,7 @@ class RouteForm(InventoryForm):
     )
     policy = forms.ChoiceField(
         required=False,
-        choices=[("", "as in the router settings"), *((name, name) for name in inventory.POLICIES)],
+        choices=[("", "as in the router settings"), *((name, name) for name in record_checks.POLICIES)],
     )
 
     weights = WeightsField(
@@ -331,7 +331,7 @@ class RouteForm(InventoryForm):
 class RouterSettingsForm(InventoryForm):
     """The one row of settings, with factors and dollars as people write them."""
 
-    policy = forms.ChoiceField(choices=[(name, name) for name in inventory.POLICIES])
+    policy = forms.ChoiceField(choices=[(name, name) for name in record_checks.POLICIES])
     overhead_factor = forms.DecimalField(
         min_value=Decimal("0.001"),
         max_digits=7,

@@ -3,7 +3,7 @@ import uuid
 
 import pytest
 
-from clusters import inventory
+from clusters import inventory, record_checks
 from clusters.health import Observation
 from clusters.inventory import InventoryError
 from clusters.models import Cluster, ClusterSecret, Deployment, HealthCheck, Route, RouterSettings
@@ -136,7 +136,7 @@ def test_route_with_a_bad_value_is_refused(values, field):
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("policy", ["", *inventory.POLICIES])
+@pytest.mark.parametrize("policy", ["", *record_checks.POLICIES])
 def test_route_takes_each_policy_or_none(policy):
     inventory.save_record(record=Route(model="fast", candidates=["llama"], policy=policy))
 

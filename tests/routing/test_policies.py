@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusters import inventory
+from clusters import record_checks
 from routing.cost import cost_nanousd
 from routing.forecast import Forecast
 from routing.learning import DeploymentState
@@ -43,7 +43,7 @@ FAILING = Vitals(failure_share=Mean(1.0, SUCCESSES_ASSUMED, 0.0))
 
 
 def test_policies_are_those_that_the_inventory_lets_one_choose():
-    assert set(POLICIES) == set(inventory.POLICIES)
+    assert set(POLICIES) == set(record_checks.POLICIES)
 
 
 @pytest.mark.parametrize(

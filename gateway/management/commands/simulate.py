@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from routing.baselines import BASELINES
+from routing.clairvoyant import PERFECT_INFORMATION, PerfectRouter
 from routing.physics import Router, Site
 from routing.policies import POLICIES
 from routing.simulate import PolicyRouter, ProcessesRouter, Result, play
@@ -23,13 +24,14 @@ TRACES = Path(settings.ROOT) / "routing" / "traces"
 DEFAULT_POLICIES = ("marginal", "seed-formula")
 SECTIONS = ("profiles", "fleets", "slo", "miss_penalty_usd_per_mtok", "scenarios")
 SEED = 7
+KNOWN = (*POLICIES, *BASELINES, PERFECT_INFORMATION)
 
 
 class Command(BaseCommand):
     help = "Play traces against simulated fleets under one or more policies."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        names = ", ".join((*POLICIES, *BASELINES))
+        names = ", ".join(KNOWN)
         parser.add_argument("--suite", default="dev", help="dev, or a folder with fleets.json and its traces")
         parser.add_argument("--policy", action="append", help=f"all, or any of: {names} (repeatable)")
         parser.add_argument("--scenario", action="append", help="only these scenarios (repeatable)")
@@ -82,8 +84,11 @@ def _router(
 ) -> Router:
     if policy in BASELINES:
         return BASELINES[policy](sites, random.Random(SEED))  # noqa: S311 -- a simulation
+    if policy == PERFECT_INFORMATION:
+        processes = 1  # it knows all there is, so more would know the same
+    kind = PerfectRouter if policy == PERFECT_INFORMATION else PolicyRouter
     routers = [
-        PolicyRouter(
+        kind(
             policy,
             sites=sites,
             slo=suite["slo"],
@@ -122,12 +127,11 @@ def _chosen(suite: Mapping[str, Any], names: Sequence[str] | None) -> list[Mappi
 
 
 def _policies(names: Sequence[str] | None) -> list[str]:
-    known = (*POLICIES, *BASELINES)
     if names and "all" in names:
-        return list(known)
-    unknown = [name for name in names or () if name not in known]
+        return list(KNOWN)
+    unknown = [name for name in names or () if name not in KNOWN]
     if unknown:
-        raise CommandError(f"there is no policy {unknown[0]!r}: there are {', '.join(known)}")
+        raise CommandError(f"there is no policy {unknown[0]!r}: there are {', '.join(KNOWN)}")
     return list(names or DEFAULT_POLICIES)
 
 

@@ -8,6 +8,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from gateway.management.commands.simulate import TRACES
+from routing.baselines import BASELINES
+from routing.policies import POLICIES
 
 
 def simulate(*arguments):
@@ -46,7 +48,10 @@ def test_simulate_json_has_every_figure(suite):
     parts = ("metered_usd", "autoscaled_usd", "penalty_usd", "committed_usd")
     assert first["total_usd"] == pytest.approx(sum(first[part] for part in parts))
     assert set(document["geomean_lp_ratio"]) == {scenario["policy"] for scenario in document["scenarios"]}
-    assert {"marginal", "cost", "least-busy", "seed-formula"} <= set(document["geomean_lp_ratio"])
+    assert set(document["geomean_lp_ratio"]) == {*POLICIES, *BASELINES, "perfect-information"}
+    ratios = document["geomean_lp_ratio"]
+    assert ratios["perfect-information"] <= ratios["marginal"] * 1.001
+    assert all(scenario["perfect_ratio"] is not None for scenario in document["scenarios"])
 
 
 def test_simulate_plays_several_processes(suite):
