@@ -112,6 +112,7 @@ class TeamForm(PlacementForm):
             "rpm_max",
             "tpm_max",
             "concurrent_max",
+            "weight",
             *PLACEMENT_FIELDS,
         ]
 
@@ -145,6 +146,7 @@ class ApiKeyForm(PlacementForm):
             "rpm_max",
             "tpm_max",
             "concurrent_max",
+            "priority",
             *PLACEMENT_FIELDS,
         ]
 

@@ -99,7 +99,7 @@ class ApiKeyAdmin(DoorAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         limits = ("rpm_max", "tpm_max", "concurrent_max")
-        entered = ("name", "allowed_models", "expires_at", *limits, *PLACEMENT_FIELDS)
+        entered = ("name", "allowed_models", "expires_at", *limits, "priority", *PLACEMENT_FIELDS)
         return ("team", *entered) if obj is None else ("team_name", *entered, *KEY_FACTS)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
@@ -125,6 +125,7 @@ class ApiKeyAdmin(DoorAdmin):
             rpm_max=obj.rpm_max,
             tpm_max=obj.tpm_max,
             concurrent_max=obj.concurrent_max,
+            priority=obj.priority,
             placement=PlacementWords(**{name: getattr(obj, name) for name in PLACEMENT_FIELDS}),
         )
         obj.id, obj.prefix = issued.id, issued.prefix

@@ -43,7 +43,7 @@ class IssuedKey:
 # --- Writers. Each bumps the revision in its transaction.
 
 
-def issue_key(
+def issue_key(  # noqa: PLR0913 -- a key has this many parts
     *,
     team_id: UUID,
     name: str,
@@ -52,6 +52,7 @@ def issue_key(
     rpm_max: int | None = None,
     tpm_max: int | None = None,
     concurrent_max: int | None = None,
+    priority: int = 0,
     placement: PlacementWords = ANYWHERE,
 ) -> IssuedKey:
     """Make a key for a team; only its digest is kept, so the caller must show the key now or never."""
@@ -69,6 +70,7 @@ def issue_key(
         rpm_max=rpm_max,
         tpm_max=tpm_max,
         concurrent_max=concurrent_max,
+        priority=priority,
         allowed_regions=list(placement.allowed_regions),
         required_tags=list(placement.required_tags),
         forbidden_tags=list(placement.forbidden_tags),

@@ -34,6 +34,8 @@ class Principal:
     limits: tuple[LimitView, ...]
     model_limits: Mapping[str, tuple[LimitView, ...]]
     budgets: tuple[BudgetView, ...]
+    weight: int = 1  # of the team, where teams wait for places
+    priority: int = 0
     placement: Placement | None = None  # None: every cluster may serve it
 
 
@@ -65,5 +67,7 @@ def _principal(
         limits=limits_of(key=key),
         model_limits=model_limits_of(key=key, limits=limits),
         budgets=tuple(view for owner in owners for view in budgets.get(owner, ())),
+        weight=key.team.weight,
+        priority=key.priority,
         placement=placement_of(key=key),
     )

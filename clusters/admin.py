@@ -436,6 +436,7 @@ class RouterSettingsAdmin(InventoryAdmin):
                 ),
             },
         ),
+        ("Queue", {"fields": (("queue_places_max", "queue_wait_ms_max"),)}),
         ("Health", {"fields": ("health_check_interval_s",)}),
         ("Server", {"fields": ("server_port", "read_timeout_s", "write_timeout_s", "idle_timeout_s")}),
     )

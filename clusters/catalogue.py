@@ -47,6 +47,8 @@ ROUTE_FIELDS = (
     "content_filter_fallbacks",
     "policy",
     "weights",
+    "queue_places_max",
+    "queue_wait_ms_max",
     "is_enabled",
 )
 EXPERIMENT_FIELDS = (
@@ -64,6 +66,8 @@ SETTINGS_FIELDS = (
     "tpot_objective_ms",
     "miss_input_microusd_per_mtok",
     "miss_output_microusd_per_mtok",
+    "queue_places_max",
+    "queue_wait_ms_max",
     "stickiness_window_s",
     "health_check_interval_s",
     "latency_ms_max",

@@ -324,6 +324,8 @@ class RouteForm(InventoryForm):
             "content_filter_fallbacks",
             "policy",
             "weights",
+            "queue_places_max",
+            "queue_wait_ms_max",
             "is_enabled",
         )
 
@@ -363,6 +365,8 @@ class RouterSettingsForm(InventoryForm):
             "ttft_objective_ms",
             "ttft_objective_us_per_prompt_token",
             "tpot_objective_ms",
+            "queue_places_max",
+            "queue_wait_ms_max",
             "stickiness_window_s",
             "health_check_interval_s",
             "latency_ms_max",

@@ -220,6 +220,12 @@ class Route(models.Model):
         blank=True,
         help_text="Policy weighted: cluster name to weight; who is not named weighs 1, 0 is a last resort.",
     )
+    queue_places_max = models.PositiveIntegerField(
+        "waiting at most", null=True, blank=True, help_text="Empty: the router setting. 0: nobody waits."
+    )
+    queue_wait_ms_max = models.PositiveIntegerField(
+        "waiting at most (ms)", null=True, blank=True, help_text="Empty: the router setting."
+    )
     is_enabled = models.BooleanField(default=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -292,6 +298,16 @@ class RouterSettings(models.Model):
         "cost of a miss (micro-USD per million output tokens)",
         default=10_000_000,
         validators=[MinValueValidator(0)],
+    )
+    queue_places_max = models.PositiveIntegerField(
+        "waiting at most, on each route",
+        default=100,
+        help_text="Where every cluster is full, so many requests wait for a place. 0: nobody waits.",
+    )
+    queue_wait_ms_max = models.PositiveIntegerField(
+        "waiting at most (ms)",
+        default=5000,
+        help_text="Longer than that nobody waits; who would have to is refused at once.",
     )
     stickiness_window_s = models.PositiveIntegerField(default=60)
     health_check_interval_s = models.PositiveIntegerField(default=30, validators=[MinValueValidator(1)])

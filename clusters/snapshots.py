@@ -85,6 +85,8 @@ class RouteView:
     context_fallbacks: tuple[str, ...] = ()
     content_filter_fallbacks: tuple[str, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
+    queue_places_max: int | None = None
+    queue_wait_ms_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,8 @@ class RouterSettingsView:
     tpot_objective_ms: int
     miss_input_microusd_per_mtok: int
     miss_output_microusd_per_mtok: int
+    queue_places_max: int
+    queue_wait_ms_max: int
     stickiness_window_s: int
     health_check_interval_s: int
     latency_ms_max: int
@@ -258,6 +262,8 @@ def _route_view(route: Route) -> RouteView:
         context_fallbacks=tuple(route.context_fallbacks),
         content_filter_fallbacks=tuple(route.content_filter_fallbacks),
         weights=dict(route.weights),
+        queue_places_max=route.queue_places_max,
+        queue_wait_ms_max=route.queue_wait_ms_max,
     )
 
 
@@ -269,6 +275,8 @@ def _settings_view(settings: RouterSettings) -> RouterSettingsView:
         tpot_objective_ms=settings.tpot_objective_ms,
         miss_input_microusd_per_mtok=settings.miss_input_microusd_per_mtok,
         miss_output_microusd_per_mtok=settings.miss_output_microusd_per_mtok,
+        queue_places_max=settings.queue_places_max,
+        queue_wait_ms_max=settings.queue_wait_ms_max,
         stickiness_window_s=settings.stickiness_window_s,
         health_check_interval_s=settings.health_check_interval_s,
         latency_ms_max=settings.latency_ms_max,

@@ -18,4 +18,5 @@ class CompletionRequest:
     body: bytes
     document: Mapping[str, Any]
     profile: RequestProfile
+    wait_s_max: float | None = None  # how long it may wait for a place, where the client says
     session: str = ""  # what the caller calls the session it belongs to

@@ -195,6 +195,8 @@ def _route_plans(routes: Sequence[RouteView], deployments: Sequence[Deployment])
             # Another cluster of a candidate's model may filter less.
             content_filter_fallbacks=_chain(route.content_filter_fallbacks, by_model, without=()),
             weights=route.weights,
+            queue_places_max=route.queue_places_max,
+            queue_wait_s_max=None if route.queue_wait_ms_max is None else route.queue_wait_ms_max / 1000,
         )
     return dict(sorted(plans.items()))
 
@@ -224,6 +226,8 @@ def _routing_settings(inventory: InventorySnapshot) -> RoutingSettings:
             miss_output_microusd_per_mtok=given.miss_output_microusd_per_mtok,
         ),
         stickiness_window_s=given.stickiness_window_s,
+        queue_places_max=given.queue_places_max,
+        queue_wait_s_max=given.queue_wait_ms_max / 1000,
     )
 
 

@@ -34,6 +34,7 @@ from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
 from gateway.traffic import Traffic
 from gateway.upstream import Upstreams
+from gateway.waiting import WaitRoom
 
 logger = structlog.get_logger(__name__)
 
@@ -124,6 +125,7 @@ class Gateway:
             pumps=self.pumps,
             observer=self.observer,
             retries=RetryBudget(clock=clock),
+            waiting=WaitRoom(clock=clock, is_draining=lambda: self.admission.is_draining),
             calendar=WindowCalendar(),
             clock=clock,
             wall_clock=wall_clock,
@@ -173,6 +175,7 @@ class Gateway:
         if self.admission.is_draining:
             return
         self.admission.is_draining = True
+        self.pipeline.waiting.ring()
         asyncio.get_running_loop().call_later(timeout_s, self.pumps.cut)
         logger.info("drain_started", in_flight=self.admission.in_flight, timeout_s=timeout_s)
 

@@ -83,6 +83,13 @@ LEARNT = SnapshotGauge(
     ["cluster", "model", "figure"],
 )
 # Where several processes serve one port, these are summed up over those that live, or the worst is told.
+QUEUE_WAITING = Gauge(
+    "gateway_queue_waiting", "Requests that wait for a place in this process.", multiprocess_mode="livesum"
+)
+QUEUE_WAIT = Histogram("gateway_queue_wait_seconds", "Waited by those who got a place.", buckets=SECONDS)
+QUEUE_REFUSED = Counter(
+    "gateway_queue_refused", "Requests that got no place: full, too_late, timed_out.", ["reason"]
+)
 IN_FLIGHT = Gauge("gateway_in_flight_requests", "Requests being served.", multiprocess_mode="livesum")
 LEDGER_QUEUE = Gauge(
     "gateway_ledger_queue_operations",

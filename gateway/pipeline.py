@@ -1,7 +1,7 @@
 """One request from admission to its settled row: read this first.
 
 serve: admit -> a pump (a task of the process) takes over -> the caller reads the outbox.
-pump:  choose -> hold -> deliver (send, relay, settle, the last byte).
+pump:  (wait, where all is full) -> choose -> hold -> deliver (send, relay, settle, the last byte).
        A clamped budget may grant a shorter answer than was asked for, and that is what is sent.
        A fault before the first content chooses anew among the clusters not tried yet, and a refusal for
        length or content among the fallbacks meant for it, within the retry budget; the hold of the failed
@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -36,6 +37,7 @@ from gateway.reroutes import Course
 from gateway.retry_budget import RetryBudget
 from gateway.traffic import ttft_objective_s
 from gateway.upstream import UpstreamFailure
+from gateway.waiting import Patron, WaitRoom, is_worth_waiting
 from routing.choose import choose
 from routing.types import Affinity, Candidate, Decision, RoutePlan
 
@@ -74,6 +76,7 @@ class Pipeline:
     pumps: PumpSet
     observer: Observer
     retries: RetryBudget
+    waiting: WaitRoom
     calendar: WindowCalendar
     clock: Callable[[], float]
     wall_clock: Callable[[], datetime]
@@ -130,7 +133,8 @@ class Pipeline:
         replaced: Settlement | None = None
         failure: UpstreamFailure | None = None
         course = Course()
-        while attempt := self._next_attempt(job, course):
+        attempt: Attempt | None = await self._first_attempt(job, course)
+        while attempt is not None:
             try:
                 return await self._deliver(job, attempt, replaced=replaced)
             except UpstreamFailure as failed:
@@ -139,10 +143,38 @@ class Pipeline:
                 self.observer.on_failure(attempt, failed, now_s=self.clock())
                 if not course.on_failure(attempt, failed) or job.outbox.is_abandoned:
                     break
+            attempt = self._next_attempt(job, course)
         assert failure is not None, "the loop ends only after a failure"
         assert replaced is not None, "each failure is settled"
         await self.ledger.settle(replaced)
         raise course.final_error(failure, plan=_plan(job))
+
+    async def _first_attempt(self, job: Job, course: Course) -> Attempt | None:
+        """The attempt, at once where there is room and nobody waits, else after its turn in line."""
+        patron = patron_of(job)
+        if not patron.places_max or patron.wait_s_max <= 0.0:
+            return self._next_attempt(job, course)
+        refusal: GatewayError = OverloadedError(f"Others wait for `{patron.route}` already.")
+        if not self.waiting.has_line(patron.route):
+            try:
+                return self._next_attempt(job, course)
+            except GatewayError as error:
+                if course.last_decision is None or not is_worth_waiting(course.last_decision):
+                    raise
+                refusal = error
+        take = partial(self._take, job, course)
+        attempt, headers = await self.waiting.wait(patron, outbox=job.outbox, refusal=refusal, take=take)
+        job.ticket.headers += headers
+        return attempt
+
+    def _take(self, job: Job, course: Course) -> Attempt | None:
+        """For who waits: None while everything is full."""
+        try:
+            return self._next_attempt(job, course)
+        except GatewayError:
+            if course.last_decision is None or not is_worth_waiting(course.last_decision):
+                raise
+            return None
 
     def _next_attempt(self, job: Job, course: Course) -> Attempt | None:
         """Choose by what is known now, and count the attempt at once; None: there is no further one.
@@ -208,6 +240,8 @@ class Pipeline:
         except BaseException:
             self.observer.on_lost(attempt, now_s=self.clock())
             raise
+        finally:
+            self.waiting.on_departure(job.request.model)
 
     def _new_attempt(self, job: Job, decision: Decision, candidate: Candidate, *, number: int) -> Attempt:
         now = self.wall_clock()
@@ -243,6 +277,21 @@ class Pipeline:
 
 def _plan(job: Job) -> RoutePlan:
     return job.snapshot.fleet.routes[job.request.model]
+
+
+def patron_of(job: Job) -> Patron:
+    """How the request would wait: by its route's or the installation's bounds, or less if it says so."""
+    settings, plan = job.snapshot.fleet.settings, _plan(job)
+    wait_s = settings.queue_wait_s_max if plan.queue_wait_s_max is None else plan.queue_wait_s_max
+    wished_s = job.request.wait_s_max
+    return Patron(
+        route=job.request.model,
+        team=job.principal.team,
+        weight=job.principal.weight,
+        priority=job.principal.priority,
+        places_max=settings.queue_places_max if plan.queue_places_max is None else plan.queue_places_max,
+        wait_s_max=wait_s if wished_s is None else min(wait_s, wished_s),
+    )
 
 
 def _take_granted(attempt: Attempt, granted: Hold) -> None:

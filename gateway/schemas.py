@@ -10,6 +10,7 @@ from gateway.affinity import session_name
 from gateway.completion import CompletionRequest
 from gateway.errors import InvalidJsonError, InvalidRequestError
 from gateway.metering import tokens_of_bytes
+from gateway.waiting import wait_asked
 from routing.types import Placement, RequestProfile
 
 MODEL_CHARACTERS_MAX = 200
@@ -71,6 +72,7 @@ def decode_completion(
             is_priced_only=needs_priced,
             placement=placement,
         ),
+        wait_s_max=wait_asked(headers),
         session=session_name(headers, document),
     )
 

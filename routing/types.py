@@ -175,6 +175,8 @@ class RoutingSettings:
     is_external_fallback_enabled: bool
     stickiness_window_s: int = 60
     objective: Objective = field(default_factory=Objective)
+    queue_places_max: int = 0  # of each route
+    queue_wait_s_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +195,9 @@ class RoutePlan:
     context_fallbacks: tuple[Deployment, ...] = ()
     content_filter_fallbacks: tuple[Deployment, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
+    # How many may wait for a place, and how long at most; None: as in the settings.
+    queue_places_max: int | None = None
+    queue_wait_s_max: float | None = None
     # Own candidates by the kind of their price, committed before autoscaled, and providers; made here, by id.
     own_levels: tuple[tuple[Deployment, ...], ...] = field(init=False)
     providers: tuple[Deployment, ...] = field(init=False)

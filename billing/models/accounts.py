@@ -3,7 +3,7 @@
 import uuid
 from typing import ClassVar
 
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
@@ -37,6 +37,12 @@ class Team(models.Model):
     forbidden_tags = models.JSONField(
         default=list, blank=True, help_text="Tags that a cluster must not have to serve it."
     )
+    weight = models.PositiveSmallIntegerField(
+        "share of places",
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text="Where requests wait for a place, a team of weight 3 gets three for each of a team of 1.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -67,6 +73,11 @@ class ApiKey(models.Model):
     )
     forbidden_tags = models.JSONField(
         default=list, blank=True, help_text="Tags that a cluster must not have to serve it."
+    )
+    priority = models.SmallIntegerField(
+        default=0,
+        validators=[MinValueValidator(-10), MaxValueValidator(10)],
+        help_text="Where requests wait for a place, higher goes first; -10 to 10, and waiting raises it.",
     )
     # What a key's maker wants to find again: alias, user id, tags. Never read by the gateway.
     metadata = models.JSONField(default=dict, blank=True)

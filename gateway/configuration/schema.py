@@ -43,6 +43,11 @@ SERVER = (
     Field(key="writeTimeout", target="write_timeout_s", kind=conversion.seconds(least=0)),
     Field(key="idleTimeout", target="idle_timeout_s", kind=conversion.seconds(least=0)),
 )
+_NATURAL = conversion.whole_number(least=0, most=_COUNT_MAX)
+QUEUE = (
+    Field(key="maxWaiting", target="queue_places_max", kind=_NATURAL),
+    Field(key="maxWaitMs", target="queue_wait_ms_max", kind=_NATURAL),
+)
 ROUTER = (
     Field(key="stickinessWindow", target="stickiness_window_s", kind=conversion.seconds(least=0)),
     Field(key="healthCheckInterval", target="health_check_interval_s", kind=conversion.seconds(least=1)),
@@ -67,6 +72,7 @@ ROUTER = (
     Field(key="tpotObjectiveMs", target="tpot_objective_ms", kind=_COUNT),
     Field(key="missInputPerMTok", target="miss_input_microusd_per_mtok", kind=_RATE),
     Field(key="missOutputPerMTok", target="miss_output_microusd_per_mtok", kind=_RATE),
+    *QUEUE,
     Field(
         key="clusterCostThreshold",
         target="cluster_cost_threshold_nanousd",
@@ -129,6 +135,7 @@ ROUTE = (
         target="weights",
         kind=conversion.numbers(key=CLUSTER_NAME, number=conversion.whole_number(least=0, most=WEIGHT_MAX)),
     ),
+    *QUEUE,
     Field(key="enabled", target="is_enabled", kind=conversion.flag()),
 )
 

@@ -38,6 +38,7 @@ def moment_fields(name, moment):
 
 def key_form(team_id, **changes):
     blank = {"expires_at_0": "", "expires_at_1": "", "rpm_max": "", "tpm_max": "", "allowed_models": ""}
+    blank["priority"] = "3"
     return {"team": str(team_id), "name": "ci", **blank, **changes}
 
 
@@ -52,6 +53,7 @@ def test_adding_a_key_shows_it_once(admin_client, team_id):
     assert "no-store" in answer["Cache-Control"]
     assert keys.digest_key(key.encode()).hex() == record.digest
     assert (record.allowed_models, record.rpm_max, record.tpm_max) == (["a", "b"], 60, None)
+    assert record.priority == 3
     assert LogEntry.objects.get().object_id == str(record.id)
     for path in ("", f"{record.id}/change/", f"{record.id}/history/", f"{record.id}/delete/"):
         page = text_of(admin_client.get(f"/admin/billing/apikey/{path}"))
@@ -155,9 +157,10 @@ def test_deleting_an_unused_key_deletes_it(admin_client, team_id):
 def test_organisations_and_teams_are_written_through_the_door(admin_client):
     admin_client.post("/admin/billing/organisation/add/", {"name": "acme"})
     organisation = Organisation.objects.get()
-    admin_client.post("/admin/billing/team/add/", {"organisation": str(organisation.id), "name": "search"})
+    team = {"organisation": str(organisation.id), "name": "search", "weight": "4"}
+    admin_client.post("/admin/billing/team/add/", team)
 
-    assert Team.objects.get().organisation == organisation
+    assert (Team.objects.get().organisation, Team.objects.get().weight) == (organisation, 4)
     assert principals.get_revision() == 2
 
 

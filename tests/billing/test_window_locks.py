@@ -51,6 +51,8 @@ def is_blocked(*, count=1):
     )
     for _ in range(1_000):
         with connections[django_settings.LEDGER_DATABASE].cursor() as cursor:
+            # Inside a transaction the view is as it was when it was first looked at.
+            cursor.execute("SELECT pg_stat_clear_snapshot()")
             cursor.execute(sql)
             if cursor.fetchone()[0] >= count:
                 return True

@@ -433,6 +433,8 @@ def test_settings_are_entered_as_people_write_them(admin_client):
         "tpot_objective_ms": "40",
         "miss_input_usd_per_mtok": "3.25",
         "miss_output_usd_per_mtok": "12",
+        "queue_places_max": "7",
+        "queue_wait_ms_max": "900",
         "stickiness_window_s": "0",
         "health_check_interval_s": "10",
         "latency_ms_max": "2000",
@@ -455,6 +457,7 @@ def test_settings_are_entered_as_people_write_them(admin_client):
     assert (row.health_check_interval_s, row.is_external_fallback_enabled) == (10, False)
     objective = (row.ttft_objective_ms, row.ttft_objective_us_per_prompt_token, row.tpot_objective_ms)
     assert objective == (800, 300, 40)
+    assert (row.queue_places_max, row.queue_wait_ms_max) == (7, 900)
     assert (row.miss_input_microusd_per_mtok, row.miss_output_microusd_per_mtok) == (3_250_000, 12_000_000)
 
 

@@ -30,6 +30,7 @@ from billing.models import (  # noqa: E402
     BudgetWindow,
     Reservation,
     SpendRollup,
+    Team,
     UsageRecord,
 )
 from billing.placements import PlacementWords  # noqa: E402
@@ -125,10 +126,14 @@ def set_cluster_health(*, name, is_healthy):
         inventory.record_health(cluster_id=cluster_id, observation=observation, now=now())
 
 
-def issue_key(*, name, team, budgets=(), expires_in_s=None, placement=None, **limits):
+def issue_key(*, name, team, team_weight=1, budgets=(), expires_in_s=None, placement=None, **limits):
     """A key of a team of that name; each budget is {limit_nanousd, window, is_hard}."""
     organisation_id = keys.put_organisation(name="tests")
     team_id = keys.put_team(organisation_id=organisation_id, name=team)
+    if team_weight != 1:
+        record = Team.objects.get(id=team_id)
+        record.weight = team_weight
+        keys.save_record(record=record)
     expires_at = None
     if expires_in_s is not None:
         expires_at = now() + timedelta(seconds=expires_in_s)
@@ -310,7 +315,8 @@ def main():
     for alias in connections:
         call_command("migrate", database=alias, verbosity=0)
     # By average cost, so that a test's clusters are preferred in the order of their costs; routes may differ.
-    catalogue.put_router_settings(values={"policy": "cost"})
+    # Nobody waits: most tests ask what happens at once where all is full.
+    catalogue.put_router_settings(values={"policy": "cost", "queue_places_max": 0})
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:

@@ -39,6 +39,9 @@ class Command(BaseCommand):
         parser.add_argument("--rpm", type=int, metavar="N", help="requests per minute at most")
         parser.add_argument("--tpm", type=int, metavar="N", help="tokens per minute at most")
         parser.add_argument("--concurrent", type=int, help="requests at once")
+        parser.add_argument(
+            "--priority", type=int, default=0, help="where requests wait for a place: -10 to 10, higher first"
+        )
         parser.add_argument("--models", metavar="A,B", help="models the key may use; left out: all")
         parser.add_argument(
             "--regions", metavar="A,B", help="regions whose clusters may serve the key; left out: all"

@@ -58,6 +58,8 @@ def test_export_of_an_empty_inventory_is_its_settings(import_text):
         "  tpotObjectiveMs: 100\n"
         "  missInputPerMTok: 2.5\n"
         "  missOutputPerMTok: 10\n"
+        "  maxWaiting: 100\n"
+        "  maxWaitMs: 5000\n"
         "  clusterCostThreshold: 0.01\n"
         "  enableExternalFallback: true\n"
     )

@@ -104,6 +104,8 @@ def test_reference_imports_every_field(import_text):
         "tpot_objective_ms": 100,
         "miss_input_microusd_per_mtok": 2_500_000,
         "miss_output_microusd_per_mtok": 10_000_000,
+        "queue_places_max": 100,
+        "queue_wait_ms_max": 5000,
         "stickiness_window_s": 60,
         "health_check_interval_s": 30,
         "latency_ms_max": 5000,
