@@ -161,6 +161,8 @@ def test_reference_imports_every_field(import_text):
                 "content_filter_fallbacks": [],
                 "policy": "",
                 "weights": {},
+                "queue_places_max": None,
+                "queue_wait_ms_max": None,
                 "is_enabled": True,
             },
         }
