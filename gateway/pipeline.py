@@ -192,6 +192,9 @@ class Pipeline:
             if self.observer.traffic.takes_place(candidate.deployment, now_s=now_s):
                 break
         else:
+            if course.attempt_count:
+                # What failed before is settled and told.
+                return None
             raise OverloadedError("Other requests took each place that this one was to have; send it again.")
         number = course.on_attempt(cluster=candidate.deployment.cluster)
         attempt = self._new_attempt(job, decision, candidate, number=number)

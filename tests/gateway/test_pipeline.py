@@ -1,0 +1,62 @@
+"""The choice of an attempt, where other processes take every place first."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.errors import OverloadedError
+from gateway.exchange import Exchange
+from gateway.pipeline import PLACE_TRIES_MAX, Pipeline
+from gateway.reroutes import Course
+from gateway.retry_budget import RetryBudget
+from gateway.traffic import Traffic
+from tests.routing.values import deployment, fleet, profile
+
+
+def clock():
+    return 100.0
+
+
+@pytest.fixture
+def beaten():
+    """A pipeline whose every place is taken at the last moment, a request of it, and the places asked for."""
+    asked = []
+    traffic = Traffic(clock=clock, exchange=Exchange(clock=clock))
+    traffic.takes_place = lambda place, *, now_s: asked.append(place.id)
+    parts = dict.fromkeys(name for name in Pipeline.__slots__)
+    given = {
+        "observer": SimpleNamespace(traffic=traffic),
+        "retries": RetryBudget(clock=clock),
+        "clock": clock,
+    }
+    pipeline = Pipeline(**{**parts, **given, "reroutes_max": 3})
+    request = SimpleNamespace(
+        model="m", profile=profile(), session="", body=b"{}", surface="chat", document={}, is_stream=False
+    )
+    job = SimpleNamespace(
+        request=request,
+        snapshot=SimpleNamespace(fleet=fleet(deployment("a"))),
+        principal=SimpleNamespace(key_id="k"),
+        started_s=100.0,
+    )
+    return pipeline, job, asked
+
+
+def test_a_request_that_finds_no_place_is_refused(beaten):
+    pipeline, job, asked = beaten
+
+    with pytest.raises(OverloadedError, match="Other requests took each place"):
+        pipeline._next_attempt(job, Course())
+
+    assert asked == ["a"] * PLACE_TRIES_MAX
+
+
+def test_one_that_failed_already_goes_no_further_so_that_its_failure_is_settled(beaten):
+    pipeline, job, asked = beaten
+    for _ in range(100):
+        pipeline.retries.on_request()
+    course = Course()
+    course.on_attempt(cluster="elsewhere")
+
+    assert pipeline._next_attempt(job, course) is None
+    assert asked
