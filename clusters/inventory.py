@@ -224,7 +224,8 @@ def claim_probe(*, cluster_id: UUID, checked_at: datetime | None, now: datetime)
 def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) -> None:
     """Add a health check and fold it into the cluster; a revision only where routing would see it.
 
-    A cluster deleted meanwhile is skipped.
+    A cluster deleted meanwhile is skipped. One that a quicker probe looked at later is left as that one saw
+    it: the check is noted alone.
     """
     with transaction.atomic():
         # Two workers' probes of one cluster may end together: the row lock orders them.
@@ -233,8 +234,9 @@ def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) 
             return
         routed_before = [getattr(cluster, name) for name in _ROUTED_FIELDS]
         health_before = cluster.health
-        _fold_into(cluster=cluster, observation=observation, now=now)
-        cluster.save(update_fields=list(_HEALTH_FIELDS))
+        if not HealthCheck.objects.filter(cluster=cluster, checked_at__gt=now).exists():
+            _fold_into(cluster=cluster, observation=observation, now=now)
+            cluster.save(update_fields=list(_HEALTH_FIELDS))
         HealthCheck.objects.create(
             cluster=cluster,
             checked_at=now,

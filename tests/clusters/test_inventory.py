@@ -1,5 +1,6 @@
 import logging
 import uuid
+from datetime import timedelta
 
 import pytest
 
@@ -437,3 +438,19 @@ def test_deployments_are_added_to_a_cluster_that_has_none():
     assert [add("a/b", "bad,name", "c", "c"), add("d")] == [2, 0]
     rows = Deployment.objects.order_by("model").values_list("model", "context_window", "is_enabled")
     assert list(rows) == [("a/b", 4096, True), ("c", 8192, True)]
+
+
+def test_a_slow_probe_does_not_undo_what_a_later_one_saw():
+    cluster = add_cluster()
+    later = NOW + timedelta(seconds=1)
+    inventory.record_health(cluster_id=cluster.id, observation=Observation(is_healthy=True), now=later)
+    refused = Observation(is_healthy=False, reason="refused", is_conclusive=True)
+
+    inventory.record_health(cluster_id=cluster.id, observation=refused, now=NOW)
+
+    cluster.refresh_from_db()
+    assert (cluster.health, cluster.health_checked_at) == ("healthy", later)
+    assert HealthCheck.objects.count() == 2
+    inventory.record_health(cluster_id=cluster.id, observation=refused, now=later + timedelta(seconds=1))
+    cluster.refresh_from_db()
+    assert cluster.health == "unhealthy"

@@ -109,14 +109,17 @@ def ask(environment, key, *, model, tokens):
         "max_tokens": tokens,
         "messages": [{"role": "user", "content": "Hi"}],
     }
-    return urllib.request.urlopen(
-        urllib.request.Request(
-            f"http://127.0.0.1:{environment['GATEWAY_PORT']}/v1/chat/completions",
-            data=json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-        ),
-        timeout=20,
-    )
+    try:
+        return urllib.request.urlopen(
+            urllib.request.Request(
+                f"http://127.0.0.1:{environment['GATEWAY_PORT']}/v1/chat/completions",
+                data=json.dumps(body).encode(),
+                headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            ),
+            timeout=20,
+        )
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read()) from error
 
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")

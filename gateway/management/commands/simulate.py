@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from gateway.management.simulation_plot import plot_svg
 from routing.baselines import BASELINES
 from routing.clairvoyant import PERFECT_INFORMATION, PerfectRouter
 from routing.physics import Router, Site
@@ -24,6 +25,7 @@ TRACES = Path(settings.ROOT) / "routing" / "traces"
 DEFAULT_POLICIES = ("marginal", "seed-formula")
 SECTIONS = ("profiles", "fleets", "slo", "miss_penalty_usd_per_mtok", "scenarios")
 SEED = 7
+SLO_PERCENT_MIN = 99.0
 KNOWN = (*POLICIES, *BASELINES, PERFECT_INFORMATION)
 
 
@@ -41,6 +43,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--told-after-ms", type=float, default=0.0, help="how late processes hear; -1: never"
         )
+        parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the results as well")
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -52,6 +55,8 @@ class Command(BaseCommand):
             for policy in _policies(options["policy"])
             for result in self._played(policy, suite, scenarios, folder, options)
         ]
+        if options["plot"] is not None:
+            _write_plot(options["plot"], results)
         if options["json"]:
             self.stdout.write(json.dumps(_document(results), indent=2))
             return
@@ -171,6 +176,13 @@ def _geomeans(results: Sequence[Result]) -> dict[str, float]:
 
 def _geomeans_text(results: Sequence[Result]) -> str:
     return "  ".join(f"{policy} {ratio:.3f}" for policy, ratio in _geomeans(results).items())
+
+
+def _write_plot(path: Path, results: Sequence[Result]) -> None:
+    try:
+        path.write_text(plot_svg(results, geomeans=_geomeans(results), slo_percent_min=SLO_PERCENT_MIN))
+    except OSError as error:
+        raise CommandError(f"cannot write the plot: {error}") from error
 
 
 def _document(results: Sequence[Result]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from io import StringIO
+from xml.etree import ElementTree as ET
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -52,6 +53,21 @@ def test_simulate_json_has_every_figure(suite):
     ratios = document["geomean_lp_ratio"]
     assert ratios["perfect-information"] <= ratios["marginal"] * 1.001
     assert all(scenario["perfect_ratio"] is not None for scenario in document["scenarios"])
+
+
+def test_simulate_draws_each_result(suite, tmp_path):
+    path = tmp_path / "plot.svg"
+    simulate("--suite", str(suite), "--policy", "marginal", "--policy", "least-busy", "--plot", str(path))
+
+    root = ET.parse(path).getroot()
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert [text for text in texts if text in {"marginal", "least-busy"}] == ["marginal", "least-busy"]
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 2
+
+
+def test_simulate_refuses_a_plot_that_cannot_be_written(suite):
+    with pytest.raises(CommandError, match="cannot write the plot"):
+        simulate("--suite", str(suite), "--policy", "marginal", "--plot", "/nowhere/plot.svg")
 
 
 def test_simulate_plays_several_processes(suite):
