@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import DrainingError, InvalidRequestError, NoHealthyClusterError, OverloadedError
 from gateway.outbox import Outbox
-from gateway.waiting import Patron, WaitRoom, is_worth_waiting, wait_asked
+from gateway.waiting import POLL_S, Patron, WaitRoom, is_worth_waiting, wait_asked
 from routing.types import Candidate, Decision, Exclusion
 from tests.routing.values import deployment
 
@@ -97,6 +97,18 @@ async def test_a_place_that_nobody_told_of_is_found_soon():
     scene.places = 1
 
     assert (await asyncio.wait_for(task, 2.0))[0] == "1"
+
+
+async def test_a_place_found_by_looking_goes_to_whose_turn_it_is():
+    scene = Scene()
+    tasks = [scene.enter("1"), scene.enter("!", priority=3)]
+    await settle()
+    scene.places = 1
+    await asyncio.sleep(3 * POLL_S)
+
+    assert scene.served == ["!"]
+    for task in tasks:
+        task.cancel()
 
 
 async def test_a_full_line_refuses_with_words_and_leaves_nothing_behind():
