@@ -63,8 +63,6 @@ def load_attempts(
 
 
 def _logged(row: UsageRecord) -> LoggedAttempt:
-    prompt = row.input_fresh_tokens + row.cache_read_tokens + row.cache_write_5m_tokens
-    prompt += row.cache_write_1h_tokens + row.input_audio_tokens + row.input_image_tokens
     return LoggedAttempt(
         attempt_id=str(row.attempt_id),
         request_id=row.request_id,
@@ -84,8 +82,8 @@ def _logged(row: UsageRecord) -> LoggedAttempt:
         settled_at=row.settled_at,
         ttft_ms=row.ttft_ms,
         duration_ms=row.duration_ms,
-        input_tokens=prompt,
-        output_tokens=row.output_text_tokens + row.reasoning_tokens + row.audio_tokens,
+        input_tokens=row.usage.input_tokens,
+        output_tokens=row.usage.output_tokens,
         is_estimate=row.is_estimate,
         held_nanousd=row.held_nanousd,
         cost_nanousd=row.cost_nanousd,

@@ -10,6 +10,7 @@ from typing import Any
 from billing.latency_buckets import bucket_of
 from billing.models import ExperimentHour, ExperimentLatency, UsageRecord
 from billing.statements import InsertStatement
+from routing.types import TOKEN_BUCKETS
 
 ID_CHARACTERS = 40
 SUMS = (
@@ -34,17 +35,6 @@ NOTHING: Mapping[str, Any] = dict.fromkeys(SUMS, 0)
 # The caller who left says nothing of the arm; neither does an attempt that was never sent.
 ERRORS = frozenset({UsageRecord.Outcome.FAILED.value, UsageRecord.Outcome.TRUNCATED.value})
 NOT_THE_ARMS = frozenset({"draining", "ledger_unavailable"})
-_TOKENS = (
-    "input_fresh_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "output_text_tokens",
-    "reasoning_tokens",
-    "audio_tokens",
-    "input_audio_tokens",
-    "input_image_tokens",
-)
 
 
 def additions(connection: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
@@ -96,7 +86,7 @@ def _hour_row(record: Mapping[str, Any]) -> dict[str, Any]:
         return row
     is_error = record["outcome"] in ERRORS
     cost = record["cost_nanousd"]
-    tokens = sum(record[name] for name in _TOKENS)
+    tokens = sum(record[name] for name in TOKEN_BUCKETS)
     row.update(
         attempts=1,
         errors=int(is_error),

@@ -210,19 +210,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="in")
     def tokens_in(self, record: UsageRecord) -> str:
-        tokens = (
-            record.input_fresh_tokens
-            + record.cache_read_tokens
-            + record.cache_write_5m_tokens
-            + record.cache_write_1h_tokens
-            + record.input_audio_tokens
-            + record.input_image_tokens
-        )
-        return f"{tokens:,}"
+        return f"{record.usage.input_tokens:,}"
 
     @admin.display(description="out")
     def tokens_out(self, record: UsageRecord) -> str:
-        return f"{record.output_text_tokens + record.reasoning_tokens + record.audio_tokens:,}"
+        return f"{record.usage.output_tokens:,}"
 
     @admin.display(description="cost")
     def cost(self, record: UsageRecord) -> str:

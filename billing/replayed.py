@@ -1,31 +1,18 @@
 """The first attempts of a period, in the order of their arrival, for a replay; writes nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Max, Q
-
-from billing.models import PrunedPeriod, UsageRecord
+from billing.models import UsageRecord
+from billing.settled_rows import pruned_after, settled_rows, usage_of
 from routing.replay import RecordedRequest
-from routing.types import Usage
+from routing.types import TOKEN_BUCKETS
 
-ROWS_AT_ONCE = 2_000
 REQUESTS_MAX = 200_000
 # The ledger is read in the order of its index, by settling: what began in the period is settled by then.
 SETTLED_WITHIN = timedelta(days=1)
-TOKENS = (
-    "input_fresh_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "output_text_tokens",
-    "reasoning_tokens",
-    "audio_tokens",
-    "input_audio_tokens",
-    "input_image_tokens",
-)
 COLUMNS = (
     "attempt_id",
     "settled_at",
@@ -40,7 +27,7 @@ COLUMNS = (
     "ttft_ms",
     "cost_nanousd",
     "variance_nanousd",
-    *TOKENS,
+    *TOKEN_BUCKETS,
 )
 
 
@@ -65,7 +52,14 @@ def recording_of(*, from_at: datetime, to_at: datetime) -> Recording:
     """Read the period; raises ReplayedError where there is nothing in it, or more than REQUESTS_MAX."""
     found: list[RecordedRequest] = []
     failed_count = 0
-    for row in _rows(from_at=from_at, to_at=to_at):
+    records = UsageRecord.objects.filter(
+        settled_at__gte=from_at,
+        settled_at__lt=to_at + SETTLED_WITHIN,
+        started_at__gte=from_at,
+        started_at__lt=to_at,
+        attempt_number=1,
+    )
+    for row in settled_rows(records, columns=COLUMNS):
         if row["outcome"] == UsageRecord.Outcome.FAILED:
             failed_count += 1
             continue
@@ -80,12 +74,10 @@ def recording_of(*, from_at: datetime, to_at: datetime) -> Recording:
             f"{to_at:%Y-%m-%d %H:%M} UTC: give another period with --from and --to"
         )
     found.sort(key=lambda request: (request.arrived_s, request.id))
-    pruned_before = PrunedPeriod.objects.aggregate(at=Max("begun_before"))["at"]
-    is_touched = pruned_before is not None and pruned_before > from_at
     return Recording(
         requests=tuple(found),
         failed_count=failed_count,
-        pruned_before=pruned_before if is_touched else None,
+        pruned_before=pruned_after(from_at),
     )
 
 
@@ -97,30 +89,9 @@ def _request(row: Mapping[str, Any], *, from_at: datetime) -> RecordedRequest:
         model=row["model"],
         surface=row["surface"],
         service_tier=row["service_tier"],
-        usage=Usage(**{name: row[name] for name in TOKENS}),
+        usage=usage_of(row),
         cluster=row["cluster"],
         cluster_kind=row["cluster_kind"],
         ttft_ms=row["ttft_ms"],
         cost_nanousd=row["cost_nanousd"] + row["variance_nanousd"],
     )
-
-
-def _rows(*, from_at: datetime, to_at: datetime) -> Iterator[Mapping[str, Any]]:
-    """Page by page behind the last one (keyset), by settling, which the index is of."""
-    records = UsageRecord.objects.filter(
-        settled_at__gte=from_at,
-        settled_at__lt=to_at + SETTLED_WITHIN,
-        started_at__gte=from_at,
-        started_at__lt=to_at,
-        attempt_number=1,
-    )
-    ordered = records.order_by("settled_at", "attempt_id").values(*COLUMNS)
-    page = list(ordered[:ROWS_AT_ONCE])
-    while page:
-        yield from page
-        last = page[-1]
-        behind = Q(settled_at__gt=last["settled_at"]) | Q(
-            settled_at=last["settled_at"], attempt_id__gt=last["attempt_id"]
-        )
-        # The plain condition beside it is what the index is read by.
-        page = list(ordered.filter(behind, settled_at__gte=last["settled_at"])[:ROWS_AT_ONCE])

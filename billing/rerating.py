@@ -1,30 +1,17 @@
 """What a period of the ledger would have cost at other prices; reads the rows one by one, writes nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db.models import Max, Q
-
-from billing.models import PrunedPeriod, UsageRecord
+from billing.models import UsageRecord
 from billing.price_book import PriceBook, rate_in
 from billing.price_conditions import MINUTES_PER_DAY, minute_of_day
+from billing.settled_rows import pruned_after, settled_rows, usage_of
 from routing.cost import cost_nanousd
-from routing.types import Rate, Usage
+from routing.types import TOKEN_BUCKETS, Rate
 
-ROWS_AT_ONCE = 2_000
-TOKENS = (
-    "input_fresh_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "output_text_tokens",
-    "reasoning_tokens",
-    "audio_tokens",
-    "input_audio_tokens",
-    "input_image_tokens",
-)
 # What tells the groups apart, and which column names them.
 GROUPS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
     "model": lambda row: (row["model"], row["model"]),
@@ -46,7 +33,7 @@ COLUMNS = (
     "service_tier",
     "cost_nanousd",
     "variance_nanousd",
-    *TOKENS,
+    *TOKEN_BUCKETS,
 )
 
 
@@ -90,7 +77,8 @@ def rerate(*, book: PriceBook, from_at: datetime, to_at: datetime, group: str) -
     name_of = GROUPS[group]
     by_id: dict[str, RerateRow] = {}
     totals = RerateRow(id="", name="Total")
-    for row in _rows(from_at=from_at, to_at=to_at):
+    records = UsageRecord.objects.filter(settled_at__gte=from_at, settled_at__lt=to_at)
+    for row in settled_rows(records, columns=COLUMNS):
         was = row["cost_nanousd"] + row["variance_nanousd"]
         would_be = pricer.cost_nanousd(row)
         row_id, name = name_of(row)
@@ -103,9 +91,7 @@ def rerate(*, book: PriceBook, from_at: datetime, to_at: datetime, group: str) -
     rows = sorted(by_id.values(), key=lambda sums: (sums.name, sums.id))
     if group != "day":
         rows.sort(key=lambda sums: sums.was_nanousd, reverse=True)
-    pruned_before = PrunedPeriod.objects.aggregate(at=Max("begun_before"))["at"]
-    is_touched = pruned_before is not None and pruned_before > from_at
-    return Rerating(rows=tuple(rows), totals=totals, pruned_before=pruned_before if is_touched else None)
+    return Rerating(rows=tuple(rows), totals=totals, pruned_before=pruned_after(from_at))
 
 
 @dataclass(slots=True)
@@ -121,8 +107,7 @@ class _Pricer:
         rate = rate_in(rates=rates, model=row["served_model"], cluster_name=row["cluster"])
         if rate is None:
             return None
-        usage = Usage(**{name: row[name] for name in TOKENS})
-        return cost_nanousd(usage=usage, rate=rate, service_tier=row["service_tier"])
+        return cost_nanousd(usage=usage_of(row), rate=rate, service_tier=row["service_tier"])
 
     def _rates_at(self, minute: int) -> Mapping[tuple[str, str], Rate]:
         starts = {0} | {boundary % MINUTES_PER_DAY for boundary in self.book.boundaries}
@@ -130,18 +115,3 @@ class _Pricer:
         if start not in self._rates:
             self._rates[start] = self.book.rates_at(minute=start)
         return self._rates[start]
-
-
-def _rows(*, from_at: datetime, to_at: datetime) -> Iterator[Mapping[str, Any]]:
-    """The period's attempts in the order of their settling, page by page behind the last one (keyset)."""
-    records = UsageRecord.objects.filter(settled_at__gte=from_at, settled_at__lt=to_at)
-    ordered = records.order_by("settled_at", "attempt_id").values(*COLUMNS)
-    page = list(ordered[:ROWS_AT_ONCE])
-    while page:
-        yield from page
-        last = page[-1]
-        behind = Q(settled_at__gt=last["settled_at"]) | Q(
-            settled_at=last["settled_at"], attempt_id__gt=last["attempt_id"]
-        )
-        # The plain condition beside it is what the index is read by.
-        page = list(ordered.filter(behind, settled_at__gte=last["settled_at"])[:ROWS_AT_ONCE])

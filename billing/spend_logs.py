@@ -135,12 +135,7 @@ def _spend_row(record: UsageRecord, *, token: str) -> SpendRow:
         started_at=record.started_at,
         settled_at=record.settled_at,
         cost_nanousd=record.cost_nanousd,
-        input_tokens=record.input_fresh_tokens
-        + record.cache_read_tokens
-        + record.cache_write_5m_tokens
-        + record.cache_write_1h_tokens
-        + record.input_audio_tokens
-        + record.input_image_tokens,
+        input_tokens=record.usage.input_tokens,
         cache_read_tokens=record.cache_read_tokens,
-        output_tokens=record.output_text_tokens + record.reasoning_tokens + record.audio_tokens,
+        output_tokens=record.usage.output_tokens,
     )

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
-
 from billing.amounts import AmountError, nanousd_from_usd, plain_usd_text
 from billing.cells import moment_text, neutral_text, plain_text
 from billing.models import UsageRecord
+from billing.settled_rows import REQUEST_ID_CHARACTERS_MAX, settled_rows
+from routing.types import TOKEN_BUCKETS
 
-ROWS_AT_ONCE = 1_000
 COUNT_MAX = 2**62
 DIGITS_MAX = 19
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -40,19 +39,9 @@ def usage_lines(*, from_at: datetime, to_at: datetime) -> Iterator[list[str]]:
     ledger is never locked.
     """
     yield [column.name for column in COLUMNS]
-    fields = [column.field for column in COLUMNS]
     records = UsageRecord.objects.filter(settled_at__gte=from_at, settled_at__lt=to_at)
-    ordered = records.order_by("settled_at", "attempt_id").values(*fields)
-    page = list(ordered[:ROWS_AT_ONCE])
-    while page:
-        for row in page:
-            yield [column.write(row[column.field]) for column in COLUMNS]
-        last = page[-1]
-        behind = Q(settled_at__gt=last["settled_at"]) | Q(
-            settled_at=last["settled_at"], attempt_id__gt=last["attempt_id"]
-        )
-        # The plain condition beside it is what the index is read by.
-        page = list(ordered.filter(behind, settled_at__gte=last["settled_at"])[:ROWS_AT_ONCE])
+    for row in settled_rows(records, columns=[column.field for column in COLUMNS]):
+        yield [column.write(row[column.field]) for column in COLUMNS]
 
 
 def _text(*, characters_max: int) -> Callable[[str], str]:
@@ -160,20 +149,9 @@ def _amount_column(name: str, *, field: str) -> Column:
     return Column(name=name, field=field, write=_written_amount, read=_amount)
 
 
-TOKEN_FIELDS = (
-    "input_fresh_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "output_text_tokens",
-    "reasoning_tokens",
-    "audio_tokens",
-    "input_audio_tokens",
-    "input_image_tokens",
-)
 COLUMNS = (
     Column(name="attempt_id", field="attempt_id", write=_written, read=_uuid),
-    _text_column("request_id", characters_max=64),
+    _text_column("request_id", characters_max=REQUEST_ID_CHARACTERS_MAX),
     Column(name="attempt_number", field="attempt_number", write=_written, read=_attempt_number),
     Column(name="started_at", field="started_at", write=moment_text, read=_moment),
     Column(name="settled_at", field="settled_at", write=moment_text, read=_moment),
@@ -190,7 +168,7 @@ COLUMNS = (
     Column(name="is_stream", field="is_stream", write=_written_boolean, read=_boolean),
     Column(name="outcome", field="outcome", write=_written, read=_choice(*UsageRecord.Outcome.values)),
     _text_column("error_code", characters_max=64),
-    *(_count_column(name) for name in TOKEN_FIELDS),
+    *(_count_column(name) for name in TOKEN_BUCKETS),
     Column(name="is_estimate", field="is_estimate", write=_written_boolean, read=_boolean),
     _amount_column("held_usd", field="held_nanousd"),
     _amount_column("cost_usd", field="cost_nanousd"),

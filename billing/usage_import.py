@@ -24,10 +24,11 @@ from django.db import connections
 from billing import capacity, holds, rollups, settlements
 from billing.entries import Hold, Settlement
 from billing.ledger import ledger_transaction
-from billing.models import PrunedPeriod, Reservation, UsageRecord
-from billing.usage_files import COLUMNS, TOKEN_FIELDS, CellError, Column
+from billing.models import Reservation, UsageRecord
+from billing.settled_rows import pruned_before, usage_of
+from billing.usage_files import COLUMNS, CellError, Column
 from routing.money import NANOUSD_MAX
-from routing.types import Usage
+from routing.types import TOKEN_BUCKETS
 
 REQUIRED = ("settled_at", "model", "cost_usd")
 # They are read into memory, then one transaction keeps the ledger: some seconds, in which requests wait on
@@ -62,18 +63,13 @@ class _Line:
     settlement: Settlement
 
 
-def _pruned_before() -> datetime | None:
-    latest = PrunedPeriod.objects.order_by("-begun_before")
-    return latest.values_list("begun_before", flat=True).first()
-
-
 @dataclass(slots=True, kw_only=True)
 class _Reading:
     """What one pass over the file has seen so far."""
 
     now: datetime
     # Attempts that began before were pruned: whether they were here, nobody can tell.
-    pruned_before: datetime | None = field(default_factory=_pruned_before)
+    pruned_before: datetime | None = field(default_factory=pruned_before)
     derived: Counter[UUID] = field(default_factory=Counter)
     given: dict[UUID, int] = field(default_factory=dict)
 
@@ -195,7 +191,7 @@ def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
         "is_stream": False,
         "outcome": UsageRecord.Outcome.OK.value,
         "error_code": "",
-        **dict.fromkeys(TOKEN_FIELDS, 0),
+        **dict.fromkeys(TOKEN_BUCKETS, 0),
         "is_estimate": False,
         "held_nanousd": row["cost_nanousd"],
         "variance_nanousd": 0,
@@ -238,7 +234,7 @@ def _check_row(row: Mapping[str, Any], *, reading: _Reading) -> None:
 
 
 def _as_settlement(row: Mapping[str, Any], *, attempt_id: UUID) -> Settlement:
-    usage = Usage(**{name: row[name] for name in TOKEN_FIELDS}, is_estimate=row["is_estimate"])
+    usage = usage_of(row, is_estimate=row["is_estimate"])
     attribution = {name: row[name] for name in _ATTRIBUTION}
     hold = Hold(
         attempt_id=attempt_id,

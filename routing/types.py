@@ -1,7 +1,7 @@
 """The values that a routing decision is made of: requests, deployments, rates, usage, decisions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +95,10 @@ class Affinity:
     served_by: tuple[str, ...] = ()
     prefix_hashes: tuple[int, ...] = ()
     session: tuple[str, str] | None = None
+
+
+# The buckets by name: rows of the ledger have a column of each.
+TOKEN_BUCKETS = tuple(each.name for each in fields(Usage) if each.name != "is_estimate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from routing.types import TOKEN_BUCKETS, Usage
+
 Statistic = models.FloatField  # noqa: TID251 -- sums of squares, logarithms and scores are no amounts
 
 
@@ -128,6 +130,12 @@ class UsageRecord(models.Model):
 
     def __str__(self) -> str:
         return f"usage {self.attempt_id}"
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens, as they were charged."""
+        tokens = {name: getattr(self, name) for name in TOKEN_BUCKETS}
+        return Usage(**tokens, is_estimate=self.is_estimate)
 
 
 class SpendRollup(models.Model):

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from billing import replayed
+from billing import replayed, settled_rows
 from billing.models import PrunedPeriod
 from billing.replayed import Recording, ReplayedError, recording_of
 from routing.replay import RecordedRequest
@@ -101,7 +101,7 @@ def test_recording_counts_first_attempts_that_failed():
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 5])
 def test_recording_misses_none_of_a_moment_between_pages(monkeypatch, rows_at_once):
-    monkeypatch.setattr(replayed, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(settled_rows, "ROWS_AT_ONCE", rows_at_once)
     for number in range(1, 6):
         numbered(number)
 

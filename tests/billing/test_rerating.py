@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from billing import rerating
+from billing import settled_rows
 from billing.models import PrunedPeriod, UsageRecord
 from billing.price_book import PriceBook, PriceEntry
 from billing.price_conditions import PriceCondition
@@ -155,7 +155,7 @@ def test_rerate_groups(group, rows):
 
 
 def test_rerate_takes_the_period_by_the_settling_and_each_row_once(monkeypatch):
-    monkeypatch.setattr(rerating, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(settled_rows, "ROWS_AT_ONCE", 2)
     for settled_at in (FROM - timedelta(microseconds=1), TO):
         usage(settled_at=settled_at)
     for number in range(7):

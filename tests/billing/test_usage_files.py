@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from django.conf import settings
 
-from billing import usage_files
+from billing import settled_rows
 from billing.usage_files import COLUMNS, CellError, usage_lines
 from tests.billing.rows import KEY_ID, NOW, make_usage
 
@@ -76,7 +76,7 @@ def test_one_attempt_is_one_line():
 
 
 def test_pages_meet_without_gap_or_repetition(monkeypatch, django_assert_num_queries):
-    monkeypatch.setattr(usage_files, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(settled_rows, "ROWS_AT_ONCE", 2)
     # Several of one moment: only the id tells them apart at the seam of two pages.
     made = [make_usage(settled_at=NOW + timedelta(seconds=n // 3)) for n in range(7)]
 

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from billing import replayed
+from billing import replayed, settled_rows
 from billing.models import Price, PrunedPeriod, UsageRecord
 from billing.prices import put_price
 from clusters.catalogue import put_cluster, put_deployment, put_router_settings
@@ -177,7 +177,7 @@ def test_replay_takes_first_attempts_that_began_in_the_period(ledger):
 
 def test_replay_reads_a_period_page_by_page(ledger, monkeypatch):
     whole = document()
-    monkeypatch.setattr(replayed, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(settled_rows, "ROWS_AT_ONCE", 3)
 
     assert document() == whole
 
