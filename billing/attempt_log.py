@@ -7,6 +7,7 @@ from typing import Any
 
 from billing.amounts import usd_text
 from billing.models import UsageRecord
+from billing.settled_rows import REQUEST_ID_CHARACTERS_MAX
 from routing.decision_record import explained, next_best
 
 ATTEMPTS_MAX = 50
@@ -55,7 +56,12 @@ class LoggedAttempt:
 def load_attempts(
     *, request_id: str, organisation: str | None = None, team: str | None = None
 ) -> tuple[LoggedAttempt, ...]:
-    """The settled attempts of a request, first to last; only a team's where one is given. One query."""
+    """The settled attempts of a request, first to last; only a team's where one is given. One query.
+
+    An id that no request has, too long or with a NUL in it, which PostgreSQL takes for no text, finds none.
+    """
+    if len(request_id) > REQUEST_ID_CHARACTERS_MAX or "\0" in request_id:
+        return ()
     rows = UsageRecord.objects.filter(request_id=request_id)
     if team is not None:
         rows = rows.filter(organisation=organisation, team=team)

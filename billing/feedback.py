@@ -17,7 +17,6 @@ from billing.principals import Principal
 from billing.statements import execute_all
 
 COMMENT_CHARACTERS_MAX = 1_000
-REQUEST_ID_CHARACTERS_MAX = 64
 # A request has a handful of attempts; what an import brought under one id is not looked through.
 ATTEMPTS_MAX = 20
 ID_CHARACTERS = 40

@@ -13,9 +13,9 @@ from django.views.decorators.http import require_safe
 from billing.amounts import usd_text
 from billing.attempt_log import LoggedAttempt, load_attempts
 from billing.models import UsageRecord
+from billing.settled_rows import REQUEST_ID_CHARACTERS_MAX
 
 OUTCOME_BADGES = {"ok": "ok", "cancelled": "muted", "truncated": "warn", "failed": "bad", "in_doubt": "warn"}
-REQUEST_ID_CHARACTERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class AttemptCard:
 @staff_member_required
 def show_request(request: HttpRequest, request_id: str) -> HttpResponse:
     """A request's attempts; 404 where none is settled (yet)."""
-    attempts = load_attempts(request_id=request_id[:REQUEST_ID_CHARACTERS_MAX])
+    attempts = load_attempts(request_id=request_id)
     context = {
         "request_id": request_id,
         "attempts": [_card(attempt) for attempt in attempts],

@@ -90,7 +90,6 @@ USAGE_DESCRIBED: dict[str, Any] = {
     "responses": {200: _content(UsageDocument)},
 }
 
-REQUEST_ID_CHARACTERS_MAX = 64
 REQUEST_DESCRIBED: dict[str, Any] = {
     "security": [{"bearer": []}],
     "responses": {200: _content(RequestDocument)},
@@ -156,7 +155,7 @@ async def get_usage(request: HttpRequest) -> HttpResponseBase:
 async def get_request(request: HttpRequest, request_id: str) -> HttpResponseBase:
     """What became of a request of the key's team, and why each attempt went where it did."""
     gateway, principal = _entered(request)
-    load = partial(load_request, request_id=request_id[:REQUEST_ID_CHARACTERS_MAX], principal=principal)
+    load = partial(load_request, request_id=request_id, principal=principal)
     try:
         return JsonResponse(await gateway.report_threads.run(load))
     except LedgerUnavailableError as error:

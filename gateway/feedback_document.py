@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from ninja import Schema
 
-from billing.feedback import COMMENT_CHARACTERS_MAX, REQUEST_ID_CHARACTERS_MAX, FeedbackView
+from billing.feedback import COMMENT_CHARACTERS_MAX, FeedbackView
+from billing.settled_rows import REQUEST_ID_CHARACTERS_MAX
 from gateway.errors import InvalidRequestError, RequestTooLargeError
 from gateway.schemas import decode_object
 

@@ -54,6 +54,13 @@ def test_attempts_of_another_team_are_not_there():
     assert load_attempts(request_id="req-1", organisation="other", team="search") == ()
 
 
+@pytest.mark.parametrize("request_id", ["req-1\0", "req-1" + "0" * 60, ""])
+def test_an_id_that_no_request_has_finds_nothing(request_id):
+    two_attempts()
+
+    assert load_attempts(request_id=request_id) == ()
+
+
 def test_page_tells_each_attempt_with_its_reasons(admin_client):
     two_attempts()
 
