@@ -194,9 +194,7 @@ def changed_count(before: Recorded | Outcome, after: Outcome) -> int:
 
 def with_policy(fleet: Fleet, policy: str) -> Fleet:
     """The fleet with the policy for every route, also for those that name one."""
-    routes = {
-        model: _plan(plan, plan.candidates, plan.fallbacks, policy) for model, plan in fleet.routes.items()
-    }
+    routes = {model: replace(plan, policy=policy) for model, plan in fleet.routes.items()}
     return Fleet(routes=routes, settings=replace(fleet.settings, policy=policy))
 
 
@@ -208,7 +206,13 @@ def with_deployments(fleet: Fleet, change: Callable[[Deployment], Deployment | N
 
     return Fleet(
         routes={
-            model: _plan(plan, changed(plan.candidates), changed(plan.fallbacks), plan.policy)
+            model: replace(
+                plan,
+                candidates=changed(plan.candidates),
+                fallbacks=changed(plan.fallbacks),
+                context_fallbacks=changed(plan.context_fallbacks),
+                content_filter_fallbacks=changed(plan.content_filter_fallbacks),
+            )
             for model, plan in fleet.routes.items()
         },
         settings=fleet.settings,
@@ -297,7 +301,7 @@ class ReplayRouter(Router):
         backlog_tokens = forecast.backlog_tokens + forecast.others_tokens
         note.tokens_in_front = backlog_tokens // self._engines_of[site.name] + job.prompt_tokens
         self.placed[job.number] = note.deployment
-        self._fold(note.deployment, self._dispatched(job, now_s), now_s)
+        self._fold(note.deployment.id, self._dispatched(job, now_s), now_s)
 
     def on_first(self, job: Job, site: Site, now_s: float) -> None:
         note: _Note = job.note
@@ -309,7 +313,7 @@ class ReplayRouter(Router):
             expected_s=note.expected_s,
             is_missed=job.ttft_s > job.ttft_objective_s,
         )
-        self._fold(note.deployment, event, now_s)
+        self._fold(note.deployment.id, event, now_s)
 
     def on_done(self, job: Job, site: Site, now_s: float) -> None:
         request = self._requests[job.number]
@@ -325,13 +329,13 @@ class ReplayRouter(Router):
             output_tokens=job.output_tokens,
             generation_s=None if job.first_s is None else now_s - job.first_s,
         )
-        self._fold(job.note.deployment, finished, now_s)
+        self._fold(job.note.deployment.id, finished, now_s)
 
     def on_error(self, job: Job, site: Site, now_s: float, kind: str) -> None:
         """A provider's limit, the only failure that is replayed: its cluster is not asked again."""
         note: _Note = job.note
         note.tried |= {note.deployment.cluster}
-        self._fold(note.deployment, self._dispatched(job, now_s), now_s)
+        self._fold(note.deployment.id, self._dispatched(job, now_s), now_s)
         requests_per_min, tokens_per_min = _limits(note.deployment)
         refused = Failed(
             sent_s=now_s,
@@ -340,12 +344,12 @@ class ReplayRouter(Router):
             requests_per_min=requests_per_min,
             tokens_per_min=tokens_per_min,
         )
-        self._fold(note.deployment, refused, now_s)
+        self._fold(note.deployment.id, refused, now_s)
 
     def on_pace(self, site: Site, pace_s: float, now_s: float) -> None:
         for deployment_id in self._ids_of[site.name]:
             if deployment_id in self._states:
-                self._observe(deployment_id, Progressed(pace_s=pace_s), now_s)
+                self._fold(deployment_id, Progressed(pace_s=pace_s), now_s)
 
     def on_poll(self, now_s: float) -> None:
         """Nothing: what a poll would tell is left out, see `as_if_unseen`."""
@@ -375,10 +379,7 @@ class ReplayRouter(Router):
             tokens_per_min=tokens_per_min,
         )
 
-    def _fold(self, deployment: Deployment, event: Event, now_s: float) -> None:
-        self._observe(deployment.id, event, now_s)
-
-    def _observe(self, deployment_id: str, event: Event, now_s: float) -> None:
+    def _fold(self, deployment_id: str, event: Event, now_s: float) -> None:
         self._states[deployment_id] = observe(self._states.get(deployment_id, NOTHING_LEARNT), event, now_s)
 
 
@@ -442,15 +443,9 @@ def _is_usable(deployment: Deployment) -> bool:
 
 
 def _deployments(plan: RoutePlan) -> tuple[Deployment, ...]:
-    return (*plan.candidates, *plan.fallbacks)
+    return (*plan.candidates, *plan.fallbacks, *plan.context_fallbacks, *plan.content_filter_fallbacks)
 
 
 def _all_deployments(fleet: Fleet) -> list[Deployment]:
     """Each once, however many routes lead to it."""
     return list({d.id: d for plan in fleet.routes.values() for d in _deployments(plan)}.values())
-
-
-def _plan(
-    plan: RoutePlan, candidates: tuple[Deployment, ...], fallbacks: tuple[Deployment, ...], policy: str
-) -> RoutePlan:
-    return RoutePlan(model=plan.model, policy=policy, candidates=candidates, fallbacks=fallbacks)

@@ -27,6 +27,7 @@ from routing.types import Fleet, RoutePlan, Usage
 from tests.routing.values import LIGHT, SETTINGS, deployment, flat, fleet, provider
 
 HOUR_US = 3_600_000_000
+CHAINS = ("candidates", "fallbacks", "context_fallbacks", "content_filter_fallbacks")
 
 
 def request(number=0, **changed):
@@ -83,6 +84,46 @@ def test_replay_without_the_own_cluster_buys_all_at_exact_prices():
     assert after.bill_nanousd == after.metered_nanousd + 1_000_000_001
     assert changed_count(before, after) == 10
     assert changed_count(before, before) == 0
+
+
+def test_changed_fleets_keep_all_that_a_route_says():
+    """Weights and the fallbacks for refusals decide in a replay as they do in production."""
+    spare, long, mild = (deployment(name) for name in "slf")
+    plan = RoutePlan(
+        model="m",
+        policy="weighted",
+        candidates=(OWN, BOUGHT),
+        fallbacks=(spare,),
+        context_fallbacks=(long,),
+        content_filter_fallbacks=(mild,),
+        weights={"cluster-p": 5},
+        queue_places_max=3,
+    )
+    played = Fleet(routes={"m": plan}, settings=SETTINGS)
+
+    renamed = with_deployments(played, lambda d: replace(d, region="moved"))
+    moved = {name: tuple(replace(d, region="moved") for d in getattr(plan, name)) for name in CHAINS}
+    assert renamed.routes["m"] == replace(plan, **moved)
+    assert with_policy(played, "cost").routes["m"] == replace(plan, policy="cost")
+
+
+def test_replay_shares_out_by_weights():
+    plan = RoutePlan(
+        model="m", policy="weighted", candidates=(OWN, BOUGHT), fallbacks=(), weights={"cluster-a": 0}
+    )
+
+    outcome = run([request(n) for n in range(10)], Fleet(routes={"m": plan}, settings=SETTINGS))
+
+    assert [(one.cluster, one.requests) for one in outcome.clusters] == [("cluster-a", 0), ("cluster-p", 10)]
+
+
+def test_a_prompt_too_long_for_the_candidates_is_replayed_on_its_fallback():
+    short, long = deployment("a", context_window=50), deployment("b", model="long")
+    plan = RoutePlan(model="m", policy="", candidates=(short,), fallbacks=(), context_fallbacks=(long,))
+
+    outcome = run([request()], Fleet(routes={"m": plan}, settings=SETTINGS))
+
+    assert outcome.placed == {"id-0000": "cluster-b"}
 
 
 def test_replay_under_another_policy_goes_elsewhere():
