@@ -92,7 +92,7 @@ def kept(
     load_per_place = _load_per_place(deployments, state)
     for deployment in wanted:
         learnt = state.get(deployment.id, NOTHING_LEARNT)
-        if learnt.in_flight >= _load_max(deployment, load_per_place=load_per_place):
+        if learnt.all_in_flight >= _load_max(deployment, load_per_place=load_per_place):
             continue
         if exclusion_reason(
             deployment,
@@ -132,7 +132,7 @@ def _load_per_place(deployments: Sequence[Deployment], state: States) -> float:
             places += one.in_flight_max
             learnt = state.get(one.id)
             if learnt is not None:
-                load += learnt.in_flight
+                load += learnt.all_in_flight
     return load / places if places else 0.0
 
 

@@ -139,6 +139,17 @@ def test_rendezvous_moves_only_what_was_on_the_lost_cluster():
     assert all(137 <= count <= 263 for count in Counter(before.values()).values())
 
 
+def test_load_counts_whichever_process_sent_it():
+    """What the other processes have there loads a cluster as our own requests do."""
+    places = [deployment("d0"), deployment("d1")]
+
+    def kept_with(**load):
+        return found(places, Affinity(served_by=("d0",)), {"d0": DeploymentState(**load)})
+
+    assert kept_with(others_in_flight=9) == kept_with(in_flight=9) is None
+    assert kept_with(others_in_flight=1) == kept_with(in_flight=1) == "d0"
+
+
 @LIGHT
 @given(
     st.lists(st.integers(0, 200), min_size=2, max_size=8),
