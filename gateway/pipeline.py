@@ -35,7 +35,6 @@ from gateway.pumps import PumpSet
 from gateway.refusals import budget_refusal, no_candidate_refusal
 from gateway.reroutes import Course
 from gateway.retry_budget import RetryBudget
-from gateway.traffic import ttft_objective_s
 from gateway.upstream import UpstreamFailure
 from gateway.waiting import Patron, WaitRoom, is_worth_waiting
 from routing.choose import choose
@@ -271,8 +270,8 @@ class Pipeline:
             number=number,
             request_started_s=job.started_s,
             started_s=self.clock(),
-            ttft_objective_s=ttft_objective_s(
-                job.snapshot.fleet.settings.objective, profile=job.request.profile
+            ttft_objective_s=job.snapshot.fleet.settings.objective.ttft_allowed_s(
+                job.request.profile.prompt_tokens_estimate
             ),
             has_content_filter_fallbacks=bool(_plan(job).content_filter_fallbacks),
         )

@@ -27,8 +27,8 @@ from routing.learning import (
     observe,
 )
 from routing.lengths import Lengths
-from routing.quota import UNLIMITED
-from routing.types import Affinity, Deployment, Objective, RequestProfile
+from routing.quota import limit_of
+from routing.types import Affinity, Deployment, RequestProfile
 
 # Outcomes that say something bad about the cluster.
 COUNTED_OUTCOMES = frozenset({"truncated"})
@@ -101,8 +101,8 @@ class Traffic:
             sent_s=attempt.started_s,
             prompt_tokens=attempt.unseen_tokens,
             tokens=profile.prompt_tokens_estimate + (profile.output_tokens_expected or 0.0),
-            requests_per_min=_limit(deployment.rpm_max),
-            tokens_per_min=_limit(deployment.tpm_max),
+            requests_per_min=limit_of(deployment.rpm_max),
+            tokens_per_min=limit_of(deployment.tpm_max),
         )
         self._fold(attempt, event, now_s)
 
@@ -143,8 +143,8 @@ class Traffic:
             retry_after_s=failed.retry_after_s,
             unseen_tokens=unseen_tokens,
             is_rate_limited=isinstance(failed.error, OverloadedError),
-            requests_per_min=_limit(deployment.rpm_max),
-            tokens_per_min=_limit(deployment.tpm_max),
+            requests_per_min=limit_of(deployment.rpm_max),
+            tokens_per_min=limit_of(deployment.tpm_max),
         )
         self._fold(attempt, event, now_s)
 
@@ -215,14 +215,6 @@ def _generation_s(attempt: Attempt, *, now_s: float) -> float | None:
     if attempt.ttft_s is None or not attempt.request.is_stream:
         return None
     return now_s - attempt.started_s - attempt.ttft_s
-
-
-def ttft_objective_s(objective: Objective, *, profile: RequestProfile) -> float:
-    return objective.ttft_s + objective.ttft_s_per_prompt_token * profile.prompt_tokens_estimate
-
-
-def _limit(given: int | None) -> float:
-    return UNLIMITED if given is None else float(given)
 
 
 def _draw() -> float:

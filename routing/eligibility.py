@@ -116,8 +116,8 @@ def _quota_reason(
     tokens = profile.prompt_tokens_estimate + (profile.output_tokens_expected or state.output_tokens or 0.0)
     has_room = quota.has_room(
         state.quota,
-        requests_per_min=quota.UNLIMITED if deployment.rpm_max is None else deployment.rpm_max,
-        tokens_per_min=quota.UNLIMITED if deployment.tpm_max is None else deployment.tpm_max,
+        requests_per_min=quota.limit_of(deployment.rpm_max),
+        tokens_per_min=quota.limit_of(deployment.tpm_max),
         tokens=tokens,
         now_s=now_s,
     )

@@ -18,6 +18,11 @@ class Quota:
 FULL = Quota()
 
 
+def limit_of(given: int | None) -> float:
+    """A provider's limit as the buckets count it; None: it has none."""
+    return UNLIMITED if given is None else float(given)
+
+
 def has_room(
     quota: Quota, *, requests_per_min: float, tokens_per_min: float, tokens: float, now_s: float
 ) -> bool:

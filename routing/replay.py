@@ -25,7 +25,7 @@ from routing.learning import (
 )
 from routing.lengths import Lengths
 from routing.physics import Chance, Job, Router, Simulation, Site
-from routing.quota import UNLIMITED
+from routing.quota import limit_of
 from routing.replay_sites import sites_of
 from routing.types import Deployment, Fleet, Objective, RequestProfile, RoutePlan, Usage
 
@@ -336,13 +336,12 @@ class ReplayRouter(Router):
         note: _Note = job.note
         note.tried |= {note.deployment.cluster}
         self._fold(note.deployment.id, self._dispatched(job, now_s), now_s)
-        requests_per_min, tokens_per_min = _limits(note.deployment)
         refused = Failed(
             sent_s=now_s,
             draw=0.5,
             is_rate_limited=True,
-            requests_per_min=requests_per_min,
-            tokens_per_min=tokens_per_min,
+            requests_per_min=limit_of(note.deployment.rpm_max),
+            tokens_per_min=limit_of(note.deployment.tpm_max),
         )
         self._fold(note.deployment.id, refused, now_s)
 
@@ -371,12 +370,11 @@ class ReplayRouter(Router):
         note: _Note = job.note
         if note.deployment.cluster_kind == "own":
             return Dispatched(sent_s=now_s, prompt_tokens=job.prompt_tokens)
-        requests_per_min, tokens_per_min = _limits(note.deployment)
         return Dispatched(
             sent_s=now_s,
             tokens=job.prompt_tokens + note.output_tokens,
-            requests_per_min=requests_per_min,
-            tokens_per_min=tokens_per_min,
+            requests_per_min=limit_of(note.deployment.rpm_max),
+            tokens_per_min=limit_of(note.deployment.tpm_max),
         )
 
     def _fold(self, deployment_id: str, event: Event, now_s: float) -> None:
@@ -390,7 +388,7 @@ def _job(number: int, request: RecordedRequest, objective: Objective) -> Job:
         arrived_s=request.arrived_s,
         prompt_tokens=prompt_tokens,
         output_tokens=request.usage.output_tokens,
-        ttft_objective_s=objective.ttft_s + objective.ttft_s_per_prompt_token * prompt_tokens,
+        ttft_objective_s=objective.ttft_allowed_s(prompt_tokens),
         tpot_objective_s=objective.tpot_s,
     )
 
@@ -431,11 +429,6 @@ def _outcome(
 
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:
     return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else None
-
-
-def _limits(deployment: Deployment) -> tuple[float, float]:
-    rpm, tpm = deployment.rpm_max, deployment.tpm_max
-    return UNLIMITED if rpm is None else float(rpm), UNLIMITED if tpm is None else float(tpm)
 
 
 def _is_usable(deployment: Deployment) -> bool:

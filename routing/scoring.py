@@ -92,7 +92,7 @@ def lateness(
     prompt_tokens = profile.prompt_tokens_estimate
     expected_s = first_token_s(state.forecast, prompt_tokens=prompt_tokens, now_s=now_s)
     latest_s = cautious_s(state.forecast, expected_s=expected_s, now_s=now_s)
-    allowed_s = objective.ttft_s + objective.ttft_s_per_prompt_token * prompt_tokens
+    allowed_s = objective.ttft_allowed_s(prompt_tokens)
     share = (latest_s + deployment.rtt_s + profile.waited_s) / allowed_s
     if state.pace_s is not None and now_s - state.pace_at_s < PACE_STALE_S:
         return max(share, state.pace_s / objective.tpot_s)

@@ -166,6 +166,10 @@ class Objective:
     miss_input_microusd_per_mtok: int = 2_500_000
     miss_output_microusd_per_mtok: int = 10_000_000
 
+    def ttft_allowed_s(self, prompt_tokens: int) -> float:
+        """When the first token of an answer to so long a prompt shall be there."""
+        return self.ttft_s + self.ttft_s_per_prompt_token * prompt_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingSettings:
