@@ -35,9 +35,10 @@ from clusters.models import (
     Route,
     RouterSettings,
 )
-from clusters.report import certificate_problem, nanousd_per_1k_tokens
+from clusters.report import certificate_problem
 from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
+from routing.cost import nanousd_per_1k_tokens
 
 RECENT_CHECKS = 20
 HOURLY_COSTS_SHOWN = 12

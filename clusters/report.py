@@ -8,7 +8,7 @@ from clusters.health import Observation
 from clusters.models import Cluster
 from clusters.monitor import probe_clusters
 from clusters.snapshots import ClusterView, load_inventory
-from routing.cost import seed_rate_microusd_per_mtok
+from routing.cost import nanousd_per_1k_tokens
 
 CERTIFICATE_WARNING_DAYS = 14
 
@@ -48,20 +48,6 @@ def report_clusters(*, now: datetime, is_probing: bool) -> list[ClusterReport]:
         )
         for view in snapshot.clusters
     ]
-
-
-def nanousd_per_1k_tokens(
-    *, cost_per_hour_nanousd: int, tokens_per_s: int | None, overhead_permille: int
-) -> int | None:
-    """The seed's formula, cost per hour / (tokens/s x 3600) x overhead x 1000; None: not known."""
-    if not cost_per_hour_nanousd or not tokens_per_s:
-        return None
-    # Pico-USD per token is nano-USD per 1,000 tokens.
-    return seed_rate_microusd_per_mtok(
-        cost_per_hour_nanousd=cost_per_hour_nanousd,
-        tokens_per_s=tokens_per_s,
-        overhead_permille=overhead_permille,
-    )
 
 
 def certificate_problem(*, view: ClusterView, now: datetime) -> str:

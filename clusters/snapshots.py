@@ -73,6 +73,11 @@ class ClusterView:
     cost_changes_at: datetime | None = None  # when the next cost per hour comes into force
     tags: frozenset[str] = frozenset()
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether requests may go there; of an unknown health they may."""
+        return self.state == "active" and self.health != "unhealthy" and not self.secret_problem
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteView:

@@ -57,10 +57,7 @@ class FleetSnapshot:
     def count_healthy(self, *, kind: str) -> tuple[int, int]:
         """How many clusters of the kind are usable, and how many there are."""
         chosen = [cluster for cluster in self.clusters if cluster.kind == kind]
-        usable = [
-            c for c in chosen if c.state == "active" and c.health != "unhealthy" and not c.secret_problem
-        ]
-        return len(usable), len(chosen)
+        return sum(cluster.is_usable for cluster in chosen), len(chosen)
 
 
 def build_snapshot(

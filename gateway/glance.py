@@ -13,9 +13,10 @@ from django.urls import reverse
 from billing import charts, overview, reports
 from billing.amounts import rounded_usd_text, usd_text
 from billing.charts import percent_text
-from clusters.report import certificate_problem, nanousd_per_1k_tokens
+from clusters.report import certificate_problem
 from clusters.snapshots import ClusterView, InventorySnapshot, load_inventory
 from gateway.fleet import STALE_INTERVALS
+from routing.cost import nanousd_per_1k_tokens
 from routing.economics import CostFigures
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def _site_line(
         queue=_known(view.queue_depth),
         tokens_per_s=_known(tokens_per_s),
         cost_per_hour=usd_text(view.cost_per_hour_nanousd) if view.cost_per_hour_nanousd else UNKNOWN,
-        cost_per_1k=UNKNOWN if per_1k is None else rounded_usd_text(per_1k),
+        cost_per_1k=_usd_or_unknown(per_1k),
         requests=f"{row.requests:,}",
         spend=rounded_usd_text(row.cost_nanousd),
     )

@@ -161,6 +161,20 @@ def seed_rate_microusd_per_mtok(
     return -(-picousd_per_hour // (tokens_per_s * SECONDS_PER_HOUR * PERMILLE))
 
 
+def nanousd_per_1k_tokens(
+    *, cost_per_hour_nanousd: int, tokens_per_s: int | None, overhead_permille: int
+) -> int | None:
+    """The seed's formula by 1,000 tokens; None: hourly price or speed is not known."""
+    if not cost_per_hour_nanousd or not tokens_per_s:
+        return None
+    # Pico-USD per token is nano-USD per 1,000 tokens.
+    return seed_rate_microusd_per_mtok(
+        cost_per_hour_nanousd=cost_per_hour_nanousd,
+        tokens_per_s=tokens_per_s,
+        overhead_permille=overhead_permille,
+    )
+
+
 def nameplate_tokens_per_s(deployment: Deployment) -> int:
     """The rated speed; without one the measured, without that the seed's assumption."""
     return deployment.rated_tokens_per_s or deployment.measured_tokens_per_s or TOKENS_PER_S_ASSUMED

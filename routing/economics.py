@@ -7,7 +7,7 @@ hour costs nothing more until it is full. The break-even is for whoever buys cap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from routing.cost import PERMILLE, SECONDS_PER_HOUR, seed_rate_microusd_per_mtok
+from routing.cost import PERMILLE, SECONDS_PER_HOUR, nanousd_per_1k_tokens
 from routing.eligibility import exclusion_reason
 from routing.learning import NOTHING_LEARNT, States
 from routing.scoring import lateness
@@ -142,10 +142,18 @@ def _figures(
     kind, marginal = "provider_price", elsewhere
     if has_room:
         kind, marginal = ("paid" if first.billing == "committed" else "running"), 0
+
+    def average_at(tokens_per_s: int | None) -> int | None:
+        return nanousd_per_1k_tokens(
+            cost_per_hour_nanousd=first.cost_per_hour_nanousd,
+            tokens_per_s=tokens_per_s,
+            overhead_permille=settings.overhead_permille,
+        )
+
     return CostFigures(
         cluster=first.cluster,
-        average_measured_nanousd=_average(first, first.measured_tokens_per_s, settings),
-        average_nameplate_nanousd=_average(first, first.rated_tokens_per_s, settings),
+        average_measured_nanousd=average_at(first.measured_tokens_per_s),
+        average_nameplate_nanousd=average_at(first.rated_tokens_per_s),
         marginal_nanousd=marginal,
         marginal_kind=kind,
         idle_nanousd_per_hour=served.idle_nanousd // served.hours if served.hours else None,
@@ -158,17 +166,6 @@ def _figures(
         else None,
         served_tokens_per_s=served.tokens_per_s,
         overhead_measured_permille=_overhead(served),
-    )
-
-
-def _average(deployment: Deployment, tokens_per_s: int | None, settings: RoutingSettings) -> int | None:
-    if not tokens_per_s or not deployment.cost_per_hour_nanousd:
-        return None
-    # Pico-USD per token is nano-USD per 1,000 tokens.
-    return seed_rate_microusd_per_mtok(
-        cost_per_hour_nanousd=deployment.cost_per_hour_nanousd,
-        tokens_per_s=tokens_per_s,
-        overhead_permille=settings.overhead_permille,
     )
 
 

@@ -5,8 +5,9 @@ import pytest
 from clusters import inventory
 from clusters.health import Observation
 from clusters.models import Deployment
-from clusters.report import certificate_problem, nanousd_per_1k_tokens, report_clusters
+from clusters.report import certificate_problem, report_clusters
 from clusters.snapshots import load_inventory
+from routing.cost import nanousd_per_1k_tokens
 from tests.clusters.rows import NOW, add_cluster, certificate_and_key
 
 pytestmark = pytest.mark.django_db

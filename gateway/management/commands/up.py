@@ -204,10 +204,7 @@ def is_seen_healthy(cluster: ClusterView, *, now: datetime) -> bool:
 
 def is_fleet_known(url: str, *, now: datetime) -> bool:
     """The web process counts as many usable clusters as there are: it has heard of what the probes saw."""
-    usable_count = sum(
-        cluster.state == "active" and cluster.health != "unhealthy" and not cluster.secret_problem
-        for cluster in load_clusters(now=now)
-    )
+    usable_count = sum(cluster.is_usable for cluster in load_clusters(now=now))
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=ASK_TIMEOUT_S) as answer:  # noqa: S310 -- ours
             said = json.load(answer)
