@@ -3,13 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from billing.latency_buckets import bucket_of
 from billing.models import ExperimentHour, ExperimentLatency, UsageRecord
-from billing.statements import InsertStatement
+from billing.statements import additions
 from routing.types import TOKEN_BUCKETS
 
 ID_CHARACTERS = 40
@@ -37,31 +37,23 @@ ERRORS = frozenset({UsageRecord.Outcome.FAILED.value, UsageRecord.Outcome.TRUNCA
 NOT_THE_ARMS = frozenset({"draining", "ledger_unavailable"})
 
 
-def additions(connection: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
-    """The statements that add these rows of usage, as they are written, to their arms; in id order."""
-    hours: dict[str, dict[str, Any]] = {}
-    latencies: dict[str, dict[str, Any]] = {}
-    for record in records:
-        if not record["experiment"]:
-            continue
-        _add(hours, _hour_row(record), names=SUMS)
-        if record["ttft_ms"] is not None and record["served_model"] == record["arm"]:
-            _add(latencies, _latency_row(record), names=("count",))
-    yield from hour_statements(connection, [hours[row_id] for row_id in sorted(hours)])
-    if latencies:
-        suffix = "ON CONFLICT (id) DO UPDATE SET count = billing_experimentlatency.count + excluded.count"
-        insert = InsertStatement(ExperimentLatency, connection=connection, suffix=suffix)
-        yield from insert.statements([latencies[row_id] for row_id in sorted(latencies)])
-
-
-def hour_statements(
-    connection: Any, rows: Sequence[Mapping[str, Any]]
+def arm_additions(
+    connection: Any, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Sequence[Any]]]:
+    """The statements that add these rows of usage, as they are written, to their arms; in id order."""
+    of_arms = [record for record in records if record["experiment"]]
+    yield from hour_additions(connection, (_hour_row(record) for record in of_arms))
+    latencies = (
+        _latency_row(record)
+        for record in of_arms
+        if record["ttft_ms"] is not None and record["served_model"] == record["arm"]
+    )
+    yield from additions(ExperimentLatency, latencies, connection=connection, sums=("count",), latest=())
+
+
+def hour_additions(connection: Any, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
     """Add rows of an hour to those that are there."""
-    if rows:
-        sums = ", ".join(f"{name} = billing_experimenthour.{name} + excluded.{name}" for name in SUMS)
-        suffix = f"ON CONFLICT (id) DO UPDATE SET {sums}, updated_at = excluded.updated_at"
-        yield from InsertStatement(ExperimentHour, connection=connection, suffix=suffix).statements(rows)
+    return additions(ExperimentHour, rows, connection=connection, sums=SUMS)
 
 
 def hour_of(*, experiment: str, arm: str, at: datetime, now: datetime) -> dict[str, Any]:
@@ -120,13 +112,6 @@ def _latency_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "bucket": bucket,
         "count": 1,
     }
-
-
-def _add(rows: dict[str, dict[str, Any]], addition: dict[str, Any], *, names: Sequence[str]) -> None:
-    row = rows.setdefault(addition["id"], addition)
-    if row is not addition:
-        for name in names:
-            row[name] += addition[name]
 
 
 def _digest(experiment: str, arm: str, starts_at: datetime, bucket: int | None = None) -> str:

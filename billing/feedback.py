@@ -10,7 +10,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, connections, transaction
 
-from billing.experiment_sums import hour_of, hour_statements
+from billing.experiment_sums import hour_additions, hour_of
 from billing.ledger import ledger_transaction
 from billing.models import Feedback, UsageRecord
 from billing.principals import Principal
@@ -124,4 +124,4 @@ def _add_to_arm(attempt: UsageRecord, *, old: float | None, new: float, now: dat
     row["feedback_squares"] = math.fsum((new**2, -((old or 0.0) ** 2)))
     connection = connections[settings.LEDGER_DATABASE]
     with connection.cursor() as cursor:
-        execute_all(cursor, connection, list(hour_statements(connection, [row])))
+        execute_all(cursor, connection, list(hour_additions(connection, [row])))

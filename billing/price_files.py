@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from billing.amounts import AmountError, plain_rate_text, rate_from_usd
@@ -58,6 +59,12 @@ def price_lines(entries: Iterable[PriceEntry]) -> Iterator[list[str]]:
             neutral_text(entry.source),
             neutral_text(entry.source_version),
         ]
+
+
+def read_price_file(path: Path, *, now: datetime) -> list[PriceEntry]:
+    """As read_prices, of a file; raises OSError too."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        return read_prices(lines=lines, now=now)
 
 
 def read_prices(*, lines: Iterable[str], now: datetime) -> list[PriceEntry]:

@@ -1,7 +1,7 @@
 """Writes settlements inside the ledger's transaction: step 3 of the protocol in billing.ledger."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,15 @@ from billing import experiment_sums
 from billing.entries import Hold, Settlement
 from billing.models import Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
-from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
+from billing.statements import (
+    InsertStatement,
+    additions,
+    chunks,
+    converter,
+    execute_all,
+    placeholders,
+    uuid_of,
+)
 
 DURATION_MS_MAX = 2**31 - 1  # what the columns take: 24 days
 
@@ -38,8 +46,13 @@ def write_settlements(cursor: Any, connection: Any, settlements: Sequence[Settle
     moves = _moves_to_spent(settled)
     # Rows, windows in id order, rollups in id order, arms' sums in id order: as every process locks them.
     row_inserts = list(insert.statements(records))
-    statements = [*row_inserts, *moves, *_additions_to_rollups(connection, settled)]
-    statements += experiment_sums.additions(connection, records)
+    rollups = (_rollup_row(one) for one in settled)
+    statements = [
+        *row_inserts,
+        *moves,
+        *additions(SpendRollup, rollups, connection=connection, sums=ROLLUP_SUMS),
+        *experiment_sums.arm_additions(connection, records),
+    ]
     counts = execute_all(cursor, connection, statements)
     assert set(counts[len(row_inserts) : len(row_inserts) + len(moves)]) <= {1}, "a window outlives its holds"
 
@@ -159,22 +172,6 @@ ROLLUP_SUMS = (
     "reported_cost_nanousd",
     "compared_cost_nanousd",
 )
-
-
-def _additions_to_rollups(
-    connection: Any, settled: Sequence[_Settled]
-) -> Iterator[tuple[str, Sequence[Any]]]:
-    rows: dict[str, dict[str, Any]] = {}
-    for one in settled:
-        addition = _rollup_row(one)
-        row = rows.setdefault(addition["id"], addition)
-        if row is not addition:
-            for name in ROLLUP_SUMS:
-                row[name] += addition[name]
-    sums = ", ".join(f"{name} = billing_spendrollup.{name} + excluded.{name}" for name in ROLLUP_SUMS)
-    suffix = f"ON CONFLICT (id) DO UPDATE SET {sums}, updated_at = excluded.updated_at"
-    ordered = [rows[row_id] for row_id in sorted(rows)]
-    yield from InsertStatement(SpendRollup, connection=connection, suffix=suffix).statements(ordered)
 
 
 def _rollup_row(one: _Settled) -> dict[str, Any]:

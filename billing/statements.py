@@ -1,6 +1,6 @@
 """Fast multi-row statements over a model's table: the ORM's column types without the ORM's objects."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -68,6 +68,34 @@ class InsertStatement:
             if "RETURNING" in self._suffix:
                 returned += cursor.fetchall()
         return returned
+
+
+def additions(
+    model: type[models.Model],
+    rows: Iterable[dict[str, Any]],
+    *,
+    connection: Any,
+    sums: Sequence[str],
+    latest: Sequence[str] = ("updated_at",),
+) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Add the columns `sums` of rows to those that are there by `id`, and let `latest` follow; in id order.
+
+    Rows of one id are added up first, into the first of them.
+    """
+    by_id: dict[str, dict[str, Any]] = {}
+    for addition in rows:
+        row = by_id.setdefault(addition["id"], addition)
+        if row is not addition:
+            for name in sums:
+                row[name] += addition[name]
+    if not by_id:
+        return
+    table = model._meta.db_table
+    changes = [f"{name} = {table}.{name} + excluded.{name}" for name in sums]
+    changes += [f"{name} = excluded.{name}" for name in latest]
+    suffix = f"ON CONFLICT (id) DO UPDATE SET {', '.join(changes)}"
+    ordered = [by_id[row_id] for row_id in sorted(by_id)]
+    yield from InsertStatement(model, connection=connection, suffix=suffix).statements(ordered)
 
 
 def converter(field: "models.Field[Any, Any]", *, connection: Any) -> Callable[[Any], Any]:

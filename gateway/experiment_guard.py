@@ -50,10 +50,9 @@ def load_samples(*, experiment: str) -> dict[str, Sample]:
 def reason_of(found: Regression, *, view: ExperimentView) -> str:
     """In words, for the one who finds it stopped."""
     if found.metric == "errors":
-        points = view.guards.error_increase_permille / 10
         return (
             f"{found.arm} failed in {found.arm_value:.1%} of its attempts, the control {view.control} in "
-            f"{found.control_value:.1%}; {points:g} points more are allowed"
+            f"{found.control_value:.1%}; {view.guards.error_increase_points:g} points more are allowed"
         )
     percent = view.guards.latency_increase_percent
     return (

@@ -114,7 +114,7 @@ def _chosen_context(view: ExperimentView, *, now: datetime) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "ramp": ramp,
-        "error_points": f"{view.guards.error_increase_permille / 10:g}",
+        "error_points": f"{view.guards.error_increase_points:g}",
         "guards": view.guards,
     }
 

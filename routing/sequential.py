@@ -37,6 +37,11 @@ class Guards:
     latency_increase_percent: int  # of the geometric mean of the time to the first token
     samples_min: int
 
+    @property
+    def error_increase_points(self) -> float:
+        """In percentage points."""
+        return self.error_increase_permille / 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:

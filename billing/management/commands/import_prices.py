@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing.price_files import PriceFileError, read_prices
+from billing.price_files import PriceFileError, read_price_file
 from billing.price_import import PriceImport, find_prices, import_prices
 from billing.price_library import PriceLibraryError
 from billing.prices import PriceRecordError, put_prices
@@ -46,8 +46,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
     def _import_file(self, path: Path) -> None:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            entries = read_prices(lines=lines, now=timezone.now())
+        entries = read_price_file(path, now=timezone.now())
         written_count = put_prices(entries)
         self.stdout.write(f"{written_count} prices written, {len(entries) - written_count} unchanged.")
 

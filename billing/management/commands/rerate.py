@@ -12,7 +12,7 @@ from django.utils import timezone
 from billing.amounts import AmountError, rate_from_usd, usd_text
 from billing.periods import PeriodError, moment_from_text, period_of
 from billing.price_book import PriceBook, PriceEntry
-from billing.price_files import PriceFileError, read_prices
+from billing.price_files import PriceFileError, read_price_file
 from billing.prices import load_book
 from billing.rerating import GROUPS, RerateRow, Rerating, rerate
 
@@ -92,9 +92,7 @@ def _book(options: dict[str, Any], *, now: datetime) -> PriceBook:
         return load_book(now=moment_from_text(options["at"], is_end=False))
     if options["set"]:
         return PriceBook.latest_of(_set_price(text, now=now) for text in options["set"])
-    with Path(options["file"]).open(encoding="utf-8-sig", newline="") as lines:
-        entries = read_prices(lines=lines, now=now)
-    return PriceBook.latest_of(entries)
+    return PriceBook.latest_of(read_price_file(Path(options["file"]), now=now))
 
 
 def _set_price(text: str, *, now: datetime) -> PriceEntry:

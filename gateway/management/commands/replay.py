@@ -19,7 +19,7 @@ from billing.amounts import usd_text
 from billing.periods import PeriodError, moment_from_text
 from billing.price_book import PriceBook, rate_in
 from billing.price_conditions import minute_of_day
-from billing.price_files import PriceFileError, read_prices
+from billing.price_files import PriceFileError, read_price_file
 from billing.replayed import REQUESTS_MAX, Recording, ReplayedError, recording_of
 from clusters.snapshots import ClusterView
 from gateway.configuration.document import ConfigurationError
@@ -171,8 +171,7 @@ def _replicas(cluster: ClusterView) -> int:
 
 def _repriced(fleet: Fleet, path: Path, *, now: datetime) -> Fleet:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            book = PriceBook.latest_of(read_prices(lines=lines, now=now))
+        book = PriceBook.latest_of(read_price_file(path, now=now))
     except (OSError, PriceFileError) as error:
         raise CommandError(f"cannot read the prices of {path}: {error}") from error
     rates = book.rates_at(minute=minute_of_day(now))
