@@ -1,7 +1,8 @@
 """The OpenAI-compatible endpoints, as django-ninja operations; gateway.asgi calls them without middleware."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.http import HttpRequest, HttpResponseBase
 from ninja import NinjaAPI, Schema
@@ -55,6 +56,8 @@ api = DescribedAPI(
     docs_url=None,
 )
 OWNED_BY = "tollgate"
+UNREADABLE = "The ledger cannot be read now; ask again."
+Result = TypeVar("Result")
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -145,10 +148,7 @@ async def get_usage(request: HttpRequest) -> HttpResponseBase:
     now = wall_clock()
     question = read_question(query=request.scope["query_string"], now=now)
     load = partial(load_usage, principal=principal, question=question, now=now)
-    try:
-        return JsonResponse(await gateway.report_threads.run(load))
-    except LedgerUnavailableError as error:
-        raise LedgerDownError("The ledger cannot be read now; ask again.") from error
+    return JsonResponse(await _of_ledger(gateway, load, refusal=UNREADABLE))
 
 
 @api.get("/requests/{request_id}", tags=["usage"], openapi_extra=REQUEST_DESCRIBED)
@@ -156,10 +156,7 @@ async def get_request(request: HttpRequest, request_id: str) -> HttpResponseBase
     """What became of a request of the key's team, and why each attempt went where it did."""
     gateway, principal = _entered(request)
     load = partial(load_request, request_id=request_id, principal=principal)
-    try:
-        return JsonResponse(await gateway.report_threads.run(load))
-    except LedgerUnavailableError as error:
-        raise LedgerDownError("The ledger cannot be read now; ask again.") from error
+    return JsonResponse(await _of_ledger(gateway, load, refusal=UNREADABLE))
 
 
 @api.post("/feedback", tags=["feedback"], openapi_extra=FEEDBACK_DESCRIBED)
@@ -176,10 +173,7 @@ async def put_feedback(request: HttpRequest) -> HttpResponseBase:
         comment=said.comment,
         now=wall_clock(),
     )
-    try:
-        kept = await gateway.report_threads.run(put)
-    except LedgerUnavailableError as error:
-        raise LedgerDownError("The ledger cannot keep this now; send it again.") from error
+    kept = await _of_ledger(gateway, put, refusal="The ledger cannot keep this now; send it again.")
     if kept is None:
         raise NotFoundError(
             "This key's team has no such request: send the answer's x-request-id, once it is complete."
@@ -197,6 +191,14 @@ async def forget_idempotency_key(request: HttpRequest, key: str) -> HttpResponse
     if forgotten is Forgotten.UNKNOWN:
         raise NotFoundError("Nothing is kept under this key.")
     return JsonResponse({"object": "idempotency_key", "key": key, "deleted": True})
+
+
+async def _of_ledger(gateway: Gateway, work: Callable[[], Result], *, refusal: str) -> Result:
+    """What reports' threads make of it; LedgerDownError in these words where the ledger cannot be reached."""
+    try:
+        return await gateway.report_threads.run(work)
+    except LedgerUnavailableError as error:
+        raise LedgerDownError(refusal) from error
 
 
 async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:

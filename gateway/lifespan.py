@@ -53,20 +53,26 @@ def wall_clock_s() -> int:
     return int(time.time())
 
 
-def _shared_limiter(*, process: str, clock: Callable[[], float]) -> LeasedLimiter | None:
-    """Where limits are shared; None: without a store each process counts alone."""
+def _store() -> Redis | None:
+    """A client of the store, with connections of its own; None: there is no store."""
     if not settings.REDIS_URL:
         return None
-    store = Redis.from_url(settings.REDIS_URL, socket_connect_timeout=CONNECT_STORE_S)
-    return LeasedLimiter(redis=store, process=process, clock=clock)
+    client: Redis = Redis.from_url(settings.REDIS_URL, socket_connect_timeout=CONNECT_STORE_S)
+    return client
+
+
+def _shared_limiter(*, process: str, clock: Callable[[], float]) -> LeasedLimiter | None:
+    """Where limits are shared; None: without a store each process counts alone."""
+    store = _store()
+    return None if store is None else LeasedLimiter(redis=store, process=process, clock=clock)
 
 
 def _node_exchange(exchange: Exchange, *, clock: Callable[[], float]) -> NodeExchange | None:
     """Where this node's processes may speak to other nodes; None: there is no store, or nothing to tell."""
-    if not settings.REDIS_URL or exchange.folder is None:
+    store, folder = _store(), exchange.folder
+    if store is None or folder is None:
         return None
-    store = Redis.from_url(settings.REDIS_URL, socket_connect_timeout=CONNECT_STORE_S)
-    return NodeExchange(redis=store, folder=exchange.folder, clock=clock)
+    return NodeExchange(redis=store, folder=folder, clock=clock)
 
 
 class Gateway:

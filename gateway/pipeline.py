@@ -158,7 +158,7 @@ class Pipeline:
             try:
                 return self._next_attempt(job, course)
             except GatewayError as error:
-                if course.last_decision is None or not is_worth_waiting(course.last_decision):
+                if not _is_only_full(course):
                     raise
                 refusal = error
         take = partial(self._take, job, course)
@@ -171,7 +171,7 @@ class Pipeline:
         try:
             return self._next_attempt(job, course)
         except GatewayError:
-            if course.last_decision is None or not is_worth_waiting(course.last_decision):
+            if not _is_only_full(course):
                 raise
             return None
 
@@ -279,6 +279,11 @@ class Pipeline:
 
 def _plan(job: Job) -> RoutePlan:
     return job.snapshot.fleet.routes[job.request.model]
+
+
+def _is_only_full(course: Course) -> bool:
+    """Whether what was refused may find a place by waiting."""
+    return course.last_decision is not None and is_worth_waiting(course.last_decision)
 
 
 def patron_of(job: Job) -> Patron:

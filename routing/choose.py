@@ -25,9 +25,8 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
 
     `marginal` stops at the first price level that meets the latency objective (routing.shortcut); then the
     decision names what was looked at, and `is_complete` is False. Candidates come before fallbacks, and these
-    in the order of their models. Where
-    nothing but open breakers stands in the way, the one that opens soonest is ranked all the same and the
-    reason says `last_resort`.
+    in the order of their models. Where nothing but open breakers stands in the way, the one that opens
+    soonest is ranked all the same and the reason says `last_resort`.
 
     A request that is in an experiment is decided among its arm's deployments. Where none of those is fit, or
     only behind an open breaker, it is decided as any other: nobody is refused for an experiment's sake.
@@ -64,7 +63,7 @@ def _decision(
             more, excluded = _ranked(links, profile, fleet, state, now_s, draw, policy)
             exclusions += excluded
             reason = reason if ranked else chain_reason
-            ranked += [_as_fallback(candidate) for candidate in more]
+            ranked += [replace(candidate, is_fallback=True) for candidate in more]
     if not ranked:
         ranked, reason = _last_resort(exclusions, profile, fleet, state), "last_resort"
     return Decision(
@@ -87,15 +86,6 @@ def _chains(
     if not ranked and is_too_long:
         chains.insert(0, ("context_fallback", plan.context_fallbacks))
     return chains
-
-
-def _as_fallback(candidate: Candidate) -> Candidate:
-    return Candidate(
-        deployment=candidate.deployment,
-        score=candidate.score,
-        cost_nanousd=candidate.cost_nanousd,
-        is_fallback=True,
-    )
 
 
 def _cheapest_in_time(
