@@ -6,7 +6,9 @@ CONSECUTIVE_FAILURES_MAX = 5
 WINDOW_S = 30.0
 WINDOW_REQUESTS_MIN = 10
 OPEN_S = 5.0
-OPEN_S_MAX = 300.0
+# With the jitter a minute at most: a cluster that is well again is asked within that.
+OPEN_S_MAX = 50.0
+RETRY_AFTER_S_MAX = 300.0  # what an upstream asks for itself
 JITTER = 0.2
 OPEN_COUNT_MAX = 8  # past this the cap holds
 
@@ -75,7 +77,7 @@ def on_failure(
         return breaker
     if breaker.open_until_s != 0.0 and not is_probe:
         # A last resort failed: nothing new, unless the upstream asks for more time.
-        asked_until_s = now_s + min(retry_after_s, OPEN_S_MAX) if retry_after_s > 0 else 0.0
+        asked_until_s = now_s + min(retry_after_s, RETRY_AFTER_S_MAX) if retry_after_s > 0 else 0.0
         return replace(breaker, open_until_s=max(breaker.open_until_s, asked_until_s))
     breaker = _rolled(breaker, now_s=now_s)
     breaker = replace(
@@ -99,7 +101,7 @@ def on_failure(
         is_probing=False,
         open_count=open_count,
         opened_at_s=now_s,
-        open_until_s=now_s + max(open_s, min(retry_after_s, OPEN_S_MAX)),
+        open_until_s=now_s + max(open_s, min(retry_after_s, RETRY_AFTER_S_MAX)),
     )
 
 

@@ -12,6 +12,10 @@ from routing.scoring import AUTOSCALED_PLACE, ScoreInput, estimated_cost_nanousd
 from routing.shortcut import soonest
 from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile, RoutePlan
 
+# Measured times are never quite equal: so much slower a cluster keeps its sessions, or they would follow the
+# noise. Prices have no such slack.
+NEAR_TIES = {"latency": 1.2}
+
 
 def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, draw: float) -> Decision:
     """Rank the deployments of the request's route.
@@ -187,22 +191,41 @@ def _ranked(
     ranked.sort(key=lambda candidate: (candidate.score, candidate.deployment.id))
     # Only exact ties: any share of a score may be more than the price of a request.
     tied = sum(1 for candidate in ranked if candidate.score == ranked[0].score)
-    if tied > 1:
-        first = int(draw * tied)
-        if profile.affinity is not None:
-            found = kept(
-                [candidate.deployment for candidate in ranked[:tied]],
-                affinity=profile.affinity,
-                profile=profile,
-                settings=settings,
-                state=state,
-                now_s=now_s,
-                trusts_polls=policy != "marginal",
-            )
-            if found is not None:
-                first = next(place for place in range(tied) if ranked[place].deployment is found[0])
-        ranked = ranked[first:tied] + ranked[:first] + ranked[tied:]
+    first = int(draw * tied)
+    ranked = ranked[first:tied] + ranked[:first] + ranked[tied:]
+    if profile.affinity is not None:
+        ranked = _with_holder_first(ranked, tied, profile, fleet, state, now_s, policy)
     return ranked, exclusions
+
+
+def _with_holder_first(
+    ranked: list[Candidate],
+    tied: int,
+    profile: RequestProfile,
+    fleet: Fleet,
+    state: States,
+    now_s: float,
+    policy: str,
+) -> list[Candidate]:
+    """The one that holds the request's session or prefix before those that are as good."""
+    if policy in NEAR_TIES and ranked:
+        best = ranked[0].score * NEAR_TIES[policy]
+        tied = sum(1 for candidate in ranked if candidate.score <= best)
+    if tied < 2 or profile.affinity is None:
+        return ranked
+    found = kept(
+        [candidate.deployment for candidate in ranked[:tied]],
+        affinity=profile.affinity,
+        profile=profile,
+        settings=fleet.settings,
+        state=state,
+        now_s=now_s,
+        trusts_polls=policy != "marginal",
+    )
+    if found is None:
+        return ranked
+    place = next(place for place in range(tied) if ranked[place].deployment is found[0])
+    return [ranked[place], *ranked[:place], *ranked[place + 1 :]]
 
 
 def _last_resort(

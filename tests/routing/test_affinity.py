@@ -20,7 +20,7 @@ from routing.affinity import (
     prefix_hashes,
 )
 from routing.breaker import Breaker
-from routing.choose import choose
+from routing.choose import NEAR_TIES, choose
 from routing.forecast import Forecast
 from routing.learning import DeploymentState, Dispatched, Finished, FirstToken, observe
 from routing.policies import POLICIES
@@ -211,7 +211,7 @@ def test_affinity_changes_neither_score_nor_who_may_serve(number, draw, policy):
         assert other.deployment.billing == first.deployment.billing == "committed"
         assert other.score <= 1.0
     else:
-        assert other.score == first.score
+        assert other.score <= first.score * NEAR_TIES.get(policy, 1.0)
         assert set(held.ranked) == set(without.ranked)
 
 

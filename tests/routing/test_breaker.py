@@ -100,14 +100,14 @@ def test_breaker_is_half_open_when_its_time_is_up():
     assert [phase(breaker, now_s=at) for at in (104.999, 105.0)] == ["open", "half_open"]
 
 
-def test_breaker_doubles_with_each_failed_probe_up_to_300_seconds():
+def test_breaker_doubles_with_each_failed_probe_up_to_50_seconds():
     breaker, now_s, durations = opened(100.0), 100.0, []
     for _ in range(9):
         durations.append(breaker.open_until_s - now_s)
         now_s = breaker.open_until_s
         breaker = failed(probing(breaker, now_s), now_s)
 
-    assert durations == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert durations == [5, 10, 20, 40, 50, 50, 50, 50, 50]
 
 
 @pytest.mark.parametrize(("draw", "seconds"), [(0.0, 4.0), (0.5, 5.0), (0.999999, 6.0)])

@@ -76,8 +76,15 @@ def seen_after(ttft_s, *, samples=1, at_s=0.0):
     return Vitals(ttft_s=Mean(ttft_s, float(samples), at_s))
 
 
-def fleet(*candidates, fallbacks=(), policy="", **changed):
-    plan = RoutePlan(model="m", policy=policy, candidates=tuple(candidates), fallbacks=tuple(fallbacks))
+def fleet(*candidates, fallbacks=(), policy="", route=None, **changed):
+    """`route`: more of the RoutePlan; `changed`: of the settings."""
+    plan = RoutePlan(
+        model="m",
+        policy=policy,
+        candidates=tuple(candidates),
+        fallbacks=tuple(fallbacks),
+        **(route or {}),
+    )
     given = {name: getattr(SETTINGS, name) for name in RoutingSettings.__slots__}
     return Fleet(routes={"m": plan}, settings=RoutingSettings(**{**given, **changed}))
 
