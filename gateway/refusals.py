@@ -51,8 +51,9 @@ def _placement_words(placement: Placement, *, reasons: Collection[str]) -> str:
     """The rules on places that excluded a cluster, and whose they are."""
     words = []
     if RESIDENCY in reasons and placement.regions is not None:
-        allowed = ", ".join(sorted(placement.regions)) or "none that all of them allow"
-        words.append(f"{placement.regions_by} allows only the regions {allowed}")
+        allowed = ", ".join(sorted(placement.regions))
+        only = f"allows only the regions {allowed}" if allowed else "have no allowed region in common"
+        words.append(f"{placement.regions_by} {only}")
     if TAGS in reasons and placement.required_tags:
         words.append(f"{placement.tags_by} requires the tags {', '.join(sorted(placement.required_tags))}")
     if TAGS in reasons and placement.forbidden_tags:

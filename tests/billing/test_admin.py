@@ -71,6 +71,29 @@ def test_adding_a_key_refuses_on_the_form(admin_client, team_id):
     assert ApiKey.objects.count() == 0
 
 
+def test_forms_of_keys_and_teams_say_where_they_are_served(admin_client, team_id):
+    placement = {"allowed_regions": "eu-1\neu-2", "required_tags": "gdpr, on-prem", "forbidden_tags": "spot"}
+    team = Team.objects.get(id=team_id)
+
+    admin_client.post("/admin/billing/apikey/add/", key_form(team_id, **placement))
+    admin_client.post(
+        f"/admin/billing/team/{team_id}/change/",
+        {"organisation": str(team.organisation_id), "name": "search", "weight": "1", "required_tags": "gdpr"},
+    )
+
+    key, team = ApiKey.objects.get(), Team.objects.get()
+    assert (key.allowed_regions, key.required_tags, key.forbidden_tags) == (
+        ["eu-1", "eu-2"],
+        ["gdpr", "on-prem"],
+        ["spot"],
+    )
+    assert (team.allowed_regions, team.required_tags, team.forbidden_tags) == ([], ["gdpr"], [])
+    assert "in eu-1, eu-2; with gdpr, on-prem; without spot" in text_of(
+        admin_client.get("/admin/billing/apikey/")
+    )
+    assert "with gdpr" in text_of(admin_client.get("/admin/billing/team/"))
+
+
 def test_form_names_teams_and_leads_to_one_page_only(admin_client, team_id):
     page = text_of(admin_client.get("/admin/billing/apikey/add/"))
 

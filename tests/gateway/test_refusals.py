@@ -15,10 +15,11 @@ from gateway.errors import (
     ModelNotPricedError,
     NoHealthyClusterError,
     OverloadedError,
+    PermissionDeniedError,
     UnsupportedError,
 )
 from gateway.refusals import budget_refusal, no_candidate_refusal
-from routing.types import Decision, Exclusion
+from routing.types import Decision, Exclusion, Placement
 from tests.gateway.snapshots import cluster_view, deployment_view, snapshot_of
 from tests.routing.values import profile
 
@@ -113,6 +114,70 @@ def test_refusal_of_a_long_prompt_names_no_window_of_a_place_that_lacks_somethin
     _, message, _ = refusal_of("context_window", "lacks_tools", context_windows=[4096, 131_072])
 
     assert message == TOO_LONG.format(4096)
+
+
+def test_refusal_of_prompt_and_max_tokens_says_both():
+    _, message, _ = refusal_of(
+        "context_window", asked=profile(prompt_tokens_estimate=8000, output_tokens_max=500)
+    )
+
+    assert message == (
+        "The prompt (about 8000 tokens) and max_tokens (500) together are longer than the context window of "
+        "`llama` (8192 tokens); shorten one of them."
+    )
+
+
+PLACEMENT = Placement(
+    regions=frozenset({"eu-2", "eu-1"}),
+    required_tags=frozenset({"gdpr"}),
+    forbidden_tags=frozenset({"spot"}),
+    regions_by='team "search"',
+    tags_by='team "search" and key "ci"',
+)
+NOTHING_LEFT = Placement(regions=frozenset(), regions_by='team "search" and key "ci"')
+START = "No cluster that serves `llama` may serve this request, since"
+END = "Add one that may, or change the rule in Admin."
+REGIONS = 'team "search" allows only the regions eu-1, eu-2'
+TAGS = 'team "search" and key "ci" requires the tags gdpr; team "search" and key "ci" forbids the tags spot'
+
+
+@pytest.mark.parametrize(
+    ("reasons", "placement", "refusal"),
+    [
+        (["residency"], PLACEMENT, (PermissionDeniedError, f"{START} {REGIONS}. {END}", "model")),
+        (["residency", "disabled"], PLACEMENT, (PermissionDeniedError, f"{START} {REGIONS}. {END}", "model")),
+        (
+            ["residency", "tags"],
+            PLACEMENT,
+            (PermissionDeniedError, f"{START} {REGIONS}; {TAGS}. {END}", "model"),
+        ),
+        (
+            ["residency"],
+            NOTHING_LEFT,
+            (
+                PermissionDeniedError,
+                f'{START} team "search" and key "ci" have no allowed region in common. {END}',
+                "model",
+            ),
+        ),
+        (
+            ["unhealthy", "residency"],
+            PLACEMENT,
+            (
+                NoHealthyClusterError,
+                f"No cluster can serve `llama` now (c0: unhealthy, c1: residency). Mind that {REGIONS}.",
+                None,
+            ),
+        ),
+        (
+            ["context_window", "residency"],
+            PLACEMENT,
+            (ContextLengthError, f"{TOO_LONG.format(8192)} Mind that {REGIONS}.", "messages"),
+        ),
+    ],
+)
+def test_refusal_by_a_rule_on_places_says_whose_it_is(reasons, placement, refusal):
+    assert refusal_of(*reasons, asked=profile(placement=placement)) == refusal
 
 
 def test_refusal_names_ten_clusters_at_most():

@@ -47,6 +47,41 @@ def test_exclusion_reason_of_a_deployment(changed, reason):
 
 
 @pytest.mark.parametrize(
+    ("window", "own_max", "asked_max", "refused_window", "reason"),
+    [
+        (200, None, None, 0, ""),
+        (200, None, 100, 0, ""),
+        (199, None, 100, 0, "context_window"),
+        # The deployment would cut the answer itself.
+        (199, 99, 100, 0, ""),
+        (199, 100, 5000, 0, "context_window"),
+        (99, 1, None, 0, "context_window"),
+        # An upstream refused what its window should have held: only a larger one is worth asking.
+        (1000, None, None, 1000, "context_window"),
+        (1001, None, None, 1000, ""),
+    ],
+)
+def test_exclusion_reason_of_prompt_and_answer_together(window, own_max, asked_max, refused_window, reason):
+    asked = profile(output_tokens_max=asked_max, context_tokens_min=refused_window and refused_window + 1)
+    given = deployment(context_window=window, output_tokens_max=own_max)
+
+    assert reason_of(given, asked=asked) == reason
+    # In one look or reason by reason: the same.
+    for trusts_polls in (False, True):
+        assert (
+            exclusion_reason(
+                given,
+                profile=asked,
+                state=DeploymentState(),
+                settings=SETTINGS,
+                now_s=100.0,
+                trusts_polls=trusts_polls,
+            )
+            == reason
+        )
+
+
+@pytest.mark.parametrize(
     ("capabilities", "needs", "reason"),
     [
         (frozenset(), {"chat", "vision"}, ""),

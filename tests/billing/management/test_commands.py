@@ -89,9 +89,23 @@ def test_create_api_key_prints_the_key_once_and_joins_the_team():
     assert ApiKey.objects.count() == 2
 
 
+def test_create_api_key_says_where_the_key_may_be_served():
+    words = ("--regions", "eu-1, eu-2", "--require-tags", "gdpr", "--forbid-tags", "spot,beta")
+
+    run("create_api_key", "--team", "search", "--name", "ci", *words)
+
+    key = ApiKey.objects.get()
+    assert (key.allowed_regions, key.required_tags, key.forbidden_tags) == (
+        ["eu-1", "eu-2"],
+        ["gdpr"],
+        ["spot", "beta"],
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--require-tags", "GDPR"), "required tags: 'GDPR' is no tag"),
         (("--budget-usd", "ten"), "ten is not an amount"),
         (("--budget-usd", "-1"), "not between"),
         (("--hard",), "--hard describes a budget: give --budget-usd too"),

@@ -19,6 +19,35 @@ def refusal(kind, item):
     return str(caught.value)
 
 
+WEIGHTS = conversion.numbers(
+    key=conversion.name(length_max=9), number=conversion.whole_number(least=0, most=9)
+)
+
+
+def weights_item(text):
+    document = read_document(content=f"w: {text}".encode(), file_name="c.yaml", environment={})
+    return document.root.entries["w"].value
+
+
+def test_numbers_by_name_are_read_and_written():
+    assert WEIGHTS.read(weights_item("{aws: 3, gcp-1: 0}")) == {"aws": 3, "gcp-1": 0}
+    assert WEIGHTS.write({"aws": 3, "gcp-1": 0}) == "{aws: 3, gcp-1: 0}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[aws, 3]", "found a list; write names with numbers such as {a: 3, b: 1}"),
+        ("3", 'found "3"; write names with numbers such as {a: 3, b: 1}'),
+        ("{aws: -1}", 'found "-1"; write a whole number from 0 to 9'),
+        ("{aws: 10}", 'found "10"; write a whole number from 0 to 9'),
+        ("{a b: 1}", 'found "a b"; write 1 to 9 letters, digits, hyphens and underscores'),
+    ],
+)
+def test_numbers_by_name_that_are_wrong_are_refused(text, message):
+    assert refusal(WEIGHTS, weights_item(text)) == message
+
+
 @pytest.mark.parametrize(
     ("text", "duration_s"),
     [("30s", 30), ("5m", 300), ("1h", 3600), ("1m30s", 90), ("2000ms", 2), ("0.5h", 1800), ("500ms500ms", 1)],
