@@ -217,6 +217,19 @@ def test_chains_are_taken_in_the_order_of_their_models_whatever_they_cost():
     assert all(candidate.is_fallback for candidate in decision.ranked)
 
 
+def test_place_of_two_chains_is_ranked_once_in_the_first():
+    large = provider("l", model="x")
+    places = fleet(
+        deployment("a", context_window=10),
+        fallbacks=[large, provider("f", model="z")],
+        route={"context_fallbacks": (large,)},
+    )
+
+    decision = choose(profile(), places, {}, NOW_S, 0.0)
+
+    assert (decision.reason, ids(decision)) == ("context_fallback", ["l", "f"])
+
+
 def test_content_filter_opens_its_own_chain_alone_and_may_name_a_candidate_again():
     first, second = deployment("a"), deployment("b")
     places = fleet(
