@@ -89,10 +89,9 @@ def kept(
     wanted = _wanted(deployments, affinity)
     if not wanted:
         return None
-    load_per_place = _load_per_place(deployments, state)
     for deployment in wanted:
         learnt = state.get(deployment.id, NOTHING_LEARNT)
-        if learnt.all_in_flight >= _load_max(deployment, load_per_place=load_per_place):
+        if _is_above_its_share(deployment, learnt.all_in_flight, deployments, state):
             continue
         if exclusion_reason(
             deployment,
@@ -121,7 +120,8 @@ def _wanted(deployments: Sequence[Deployment], affinity: Affinity) -> list[Deplo
     if not hashes:
         return []
     key = hashes[min(len(hashes), RENDEZVOUS_BLOCKS) - 1] * _MIX & _MASK
-    return [max(deployments, key=lambda one: (_seed(one.id) ^ key) * _MIX & _MASK)]
+    ranks = [(_seed(one.id) ^ key) * _MIX & _MASK for one in deployments]
+    return [deployments[ranks.index(max(ranks))]]
 
 
 def _load_per_place(deployments: Sequence[Deployment], state: States) -> float:
@@ -136,9 +136,12 @@ def _load_per_place(deployments: Sequence[Deployment], state: States) -> float:
     return load / places if places else 0.0
 
 
-def _load_max(deployment: Deployment, *, load_per_place: float) -> int:
-    even = ceil(LOAD_MAX * load_per_place * deployment.in_flight_max)
-    return max(even, int(FREE_SHARE * deployment.in_flight_max))
+def _is_above_its_share(
+    deployment: Deployment, in_flight: int, deployments: Sequence[Deployment], state: States
+) -> bool:
+    if in_flight < int(FREE_SHARE * deployment.in_flight_max):
+        return False
+    return in_flight >= ceil(LOAD_MAX * _load_per_place(deployments, state) * deployment.in_flight_max)
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,6 @@
 """The decision: which deployments may serve a request, best first, and why the others may not."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from routing.affinity import kept
 from routing.eligibility import BREAKER_OPEN, CONTEXT_WINDOW, exclusion_reason
@@ -40,8 +39,7 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
     if arm is not None:
         decision = _decision(arm, profile, fleet, state, now_s, draw)
         if decision.ranked and decision.reason != "last_resort":
-            others = other_arms(model=profile.arm, route=plan)
-            return replace(decision, exclusions=decision.exclusions + others)
+            return decision.also_excluding(other_arms(model=profile.arm, route=plan))
     return _decision(plan, profile, fleet, state, now_s, draw)
 
 
@@ -67,7 +65,7 @@ def _decision(
             more, excluded = _ranked(links, profile, fleet, state, now_s, draw, policy)
             exclusions += excluded
             reason = reason if ranked else chain_reason
-            ranked += [replace(candidate, is_fallback=True) for candidate in more]
+            ranked += [candidate.as_fallback() for candidate in more]
     if not ranked:
         ranked, reason = _last_resort(exclusions, profile, fleet, state), "last_resort"
     return Decision(
@@ -193,9 +191,7 @@ def _ranked(
     tied = sum(1 for candidate in ranked if candidate.score == ranked[0].score)
     first = int(draw * tied)
     ranked = ranked[first:tied] + ranked[:first] + ranked[tied:]
-    if profile.affinity is not None:
-        ranked = _with_holder_first(ranked, tied, profile, fleet, state, now_s, policy)
-    return ranked, exclusions
+    return _with_holder_first(ranked, tied, profile, fleet, state, now_s, policy), exclusions
 
 
 def _with_holder_first(
@@ -208,10 +204,12 @@ def _with_holder_first(
     policy: str,
 ) -> list[Candidate]:
     """The one that holds the request's session or prefix before those that are as good."""
-    if policy in NEAR_TIES and ranked:
+    if profile.affinity is None or len(ranked) < 2:
+        return ranked
+    if policy in NEAR_TIES:
         best = ranked[0].score * NEAR_TIES[policy]
         tied = sum(1 for candidate in ranked if candidate.score <= best)
-    if tied < 2 or profile.affinity is None:
+    if tied < 2:
         return ranked
     found = kept(
         [candidate.deployment for candidate in ranked[:tied]],

@@ -31,7 +31,9 @@ def exclusion_reason(
         return "tried"
     if profile.placement is not None and (reason := _placement_reason(deployment, profile.placement)):
         return reason
-    if not trusts_polls and _is_plainly_free(deployment, profile=profile, state=state):
+    if _is_plainly_free(deployment, profile, state) and not (
+        trusts_polls and _polls_reason(deployment, settings)
+    ):
         return ""
     return (
         _condition_reason(deployment)
@@ -42,14 +44,14 @@ def exclusion_reason(
     )
 
 
-def _is_plainly_free(deployment: Deployment, *, profile: RequestProfile, state: DeploymentState) -> bool:
+def _is_plainly_free(deployment: Deployment, profile: RequestProfile, state: DeploymentState) -> bool:
     """The usual case of an own cluster, in one look: nothing that any reason asks for is there."""
     return (
         deployment.cluster_kind == "own"
         and deployment.state == "active"
         and deployment.health != "unhealthy"
         and deployment.rate is not None
-        and state.all_in_flight < deployment.in_flight_max
+        and state.in_flight + state.others_in_flight < deployment.in_flight_max
         and state.breaker.open_until_s == 0.0
         and profile.prompt_tokens_estimate + (profile.output_tokens_max or 0) <= deployment.context_window
         and profile.context_tokens_min <= deployment.context_window
@@ -100,8 +102,11 @@ def _load_reason(
         return "in_flight_max"
     if deployment.cluster_kind != "own":
         return "" if settings.is_external_fallback_enabled else "external_fallback_disabled"
-    if not trusts_polls:
-        return ""
+    return _polls_reason(deployment, settings) if trusts_polls else ""
+
+
+def _polls_reason(deployment: Deployment, settings: RoutingSettings) -> str:
+    """The seed's filters; unknown excludes nobody."""
     if (deployment.queue_depth or 0) > settings.queue_depth_max:
         return "queue_depth"
     return "latency" if (deployment.latency_ms or 0) > settings.latency_ms_max else ""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 
 from routing import types
-from routing.types import Rate, Usage
-from tests.routing.values import LIGHT, usages
+from routing.types import Candidate, Decision, Exclusion, Rate, Usage
+from tests.routing.values import LIGHT, deployment, usages
 
 BUCKETS = [field.name for field in fields(Usage) if field.name.endswith("_tokens")]
 
@@ -44,16 +44,28 @@ def test_rate_flat_prices_caching_as_input_and_reasoning_as_output():
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Candidate", "Decision", "Deployment", "Exclusion", "Fleet", "Rate", "RequestProfile", "RoutePlan"],
-)
+@pytest.mark.parametrize("name", ["Deployment", "Fleet", "Rate", "RequestProfile", "RoutePlan"])
 def test_values_are_frozen_slotted_and_by_keyword(name):
     kind = getattr(types, name)
 
     assert "__slots__" in vars(kind)
     assert kind.__dataclass_params__.frozen
     assert all(field.kw_only for field in fields(kind))
+
+
+def test_decision_and_its_parts_cannot_be_changed():
+    place = deployment("a")
+    candidate = Candidate(deployment=place, score=1.0, cost_nanousd=2)
+    excluded = Exclusion(deployment=place, reason="unhealthy")
+    decision = Decision(model="m", policy="cost", reason="cost", ranked=(candidate,))
+
+    for value, name in ((candidate, "score"), (excluded, "reason"), (decision, "ranked")):
+        with pytest.raises(AttributeError):
+            setattr(value, name, 0)
+    assert candidate.as_fallback() == Candidate(deployment=place, score=1.0, cost_nanousd=2, is_fallback=True)
+    assert decision.also_excluding((excluded,)) == Decision(
+        model="m", policy="cost", reason="cost", ranked=(candidate,), exclusions=(excluded,)
+    )
 
 
 def test_usage_cannot_be_changed():
