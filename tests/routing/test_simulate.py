@@ -1,8 +1,8 @@
 """The simulation: its physics by hand, its money, and the policy's figures on a short slice."""
 
-import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from routing.baselines import BASELINES
 from routing.choose import choose
 from routing.physics import Job, Simulation, Site
 from routing.simulate import PolicyRouter, ProcessesRouter, play
+from tests.routing.lp_bound import read_rows
 
 TRACES = Path(routing.simulate.__file__).parent / "traces"
 SUITE = json.loads((TRACES / "fleets.json").read_text())
@@ -21,10 +22,7 @@ PROFILE = {"c0": 0.01, "c1": 0.001, "c2": 0.0001, "chunk": 100, "max_seqs": 4, "
 
 
 def rows(trace, *, until_s):
-    with gzip.open(TRACES / trace, "rt") as file:
-        next(file)
-        read = (tuple(int(value) for value in line.split(",")[:3]) for line in file)
-        return [row for row in read if row[0] < until_s * 1000]
+    return [row for row in read_rows(trace) if row[0] < until_s * 1000]
 
 
 def routers(policy, count=1):
@@ -171,20 +169,20 @@ def test_cluster_that_returns_takes_traffic_again_within_a_minute():
     given = rows("azure_conv_2023.csv.gz", until_s=1300)
     jobs_seen: list[Job] = []
 
-    class Watched(PolicyRouter):
+    class Noting(PolicyRouter):
         def on_dispatch(self, job, site, now_s):
             jobs_seen.append(job)
             super().on_dispatch(job, site, now_s)
 
-    def watched(sites):
-        return Watched("marginal", sites=sites, slo=SLO, penalty=PENALTY, chance=random.Random(7))
+    def noting(sites):
+        return Noting("marginal", sites=sites, slo=SLO, penalty=PENALTY, chance=random.Random(7))
 
     play(
         scenario={"name": "slice", "fleet": "F3", "time_compression": 4.0},
         suite=SUITE,
         rows=given,
         policy="marginal",
-        router_of=watched,
+        router_of=noting,
         chance_of=random.Random,
     )
 
@@ -192,3 +190,95 @@ def test_cluster_that_returns_takes_traffic_again_within_a_minute():
     number = next(n for n, c in enumerate(clusters) if c.get("outages") == [[100, 250]])
     back = [job.sent_s for job in jobs_seen if job.site == number and job.sent_s >= 250]
     assert 250 <= min(back) <= 250 + 60
+
+
+class Watched(PolicyRouter):
+    """Marginal, its sites and what happened to its jobs left to look at."""
+
+    def __init__(self, sites):
+        super().__init__("marginal", sites=sites, slo=SLO, penalty=PENALTY, chance=random.Random(7))
+        self.sites, self.jobs, self.sent, self.refused = sites, {}, Counter(), Counter()
+
+    def on_dispatch(self, job, site, now_s):
+        self.jobs[job.number] = job
+        self.sent[site.name] += 1
+        super().on_dispatch(job, site, now_s)
+
+    def on_error(self, job, site, now_s, kind):
+        self.refused[site.name] += kind == "rate_limit"
+        super().on_error(job, site, now_s, kind)
+
+
+def watched(*, fleet="F1", until_s=300, compression=1.5, clusters=None, chance_of=random.Random):
+    suite = json.loads(json.dumps(SUITE))
+    suite["fleets"][fleet]["clusters"] = clusters or suite["fleets"][fleet]["clusters"]
+    made = []
+
+    def make(sites):
+        made.append(Watched(sites))
+        return made[0]
+
+    result = play(
+        scenario={"name": "slice", "fleet": fleet, "time_compression": compression},
+        suite=suite,
+        rows=rows("azure_conv_2023.csv.gz", until_s=until_s),
+        policy="marginal",
+        router_of=make,
+        chance_of=chance_of,
+    )
+    return result, made[0]
+
+
+def test_each_dollar_of_a_provider_is_the_sum_of_its_requests():
+    result, router = watched()
+
+    spent = dict.fromkeys((site.name for site in router.sites if site.kind == "external"), 0.0)
+    for job in router.jobs.values():
+        if router.sites[job.site].kind == "external":
+            spent[router.sites[job.site].name] += job.cost_usd
+    assert spent == {
+        site.name: pytest.approx(site.spent_usd) for site in router.sites if site.kind == "external"
+    }
+    assert result.metered_usd == pytest.approx(sum(spent.values()))
+    assert result.metered_usd > 0
+
+
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 4, 2, 3]], ids=str)
+def test_order_of_the_fleet_changes_the_bill_by_less_than_a_percent(order):
+    clusters = SUITE["fleets"]["F1"]["clusters"]
+
+    as_given, _ = watched(until_s=900)
+    shuffled, _ = watched(
+        until_s=900,
+        clusters=[clusters[place] for place in order],
+        # Each keeps its own luck: how quick a provider is shall not change with its place.
+        chance_of=lambda number: random.Random(1000 + order[number - 1000]),
+    )
+
+    assert shuffled.total_usd == pytest.approx(as_given.total_usd, rel=0.01)
+
+
+def test_with_one_cluster_the_policy_is_pass_through():
+    only = SUITE["fleets"]["F1"]["clusters"][:1]
+
+    chosen, router = watched(until_s=120, clusters=only)
+
+    suite = {**SUITE, "fleets": {"F1": {"clusters": only}}}
+    passed = play(
+        scenario={"name": "slice", "fleet": "F1", "time_compression": 1.5},
+        suite=suite,
+        rows=rows("azure_conv_2023.csv.gz", until_s=120),
+        policy="marginal",
+        router_of=lambda sites: AlwaysFirst(sites, random.Random(0)),
+        chance_of=random.Random,
+    )
+    assert chosen == passed
+    assert router.sent == {only[0]["name"]: len(rows("azure_conv_2023.csv.gz", until_s=120))}
+
+
+def test_provider_is_hardly_ever_asked_beyond_its_limits():
+    # The cheap provider takes 60 requests and 90,000 tokens a minute, and far more would suit us.
+    _, router = watched(until_s=900)
+
+    assert router.sent["prov-cheap"] > 300
+    assert router.refused["prov-cheap"] <= 0.05 * router.sent["prov-cheap"]
