@@ -3,8 +3,8 @@
 `python -m tests.routing.lp_bound [SCENARIO ...]` solves scenarios of fleets.json anew, 3 to 90 s each, and
 prints them beside what is committed. Clairvoyant and fluid: requests may be split over places and over bins
 of time between their arrival and the latest end that keeps the objective; engines are bound by seconds, seats
-and chunks; autoscaled replicas start at once and are paid by the second; a provider's misses cost what they are
-expected to. So nothing that plays by routing.physics can cost less, but for luck with a provider's latency.
+and chunks; autoscaled replicas start at once and are paid by the second; misses of a provider cost what is
+expected of them. So nothing that plays by routing.physics can cost less, but for luck with its latency.
 """
 
 import gzip
