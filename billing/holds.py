@@ -9,7 +9,7 @@ from uuid import UUID
 from billing.doubt import load_in_doubt
 from billing.entries import Batch, BudgetExceededError, Checkpoint, Clamp, Hold, Verdict, WindowClaim
 from billing.models import BudgetWindow, Reservation
-from billing.statements import InsertStatement, chunks, converter, execute_all, placeholders, uuid_of
+from billing.statements import chunks, converter, execute_all, insert_into, moment_value, placeholders, uuid_of
 
 
 class _NoRoomError(Exception):
@@ -65,7 +65,7 @@ def _insert_holds(
     ]
     suffix = "ON CONFLICT (attempt_id) DO NOTHING RETURNING attempt_id"
     new: set[UUID] = set()
-    for statement in InsertStatement(Reservation, connection=connection, suffix=suffix).statements(rows):
+    for statement in insert_into(Reservation, connection=connection, suffix=suffix).statements(rows):
         execute_all(cursor, connection, [*before, statement])
         # A hold repeated under the same attempt id is there already and is not counted again.
         new.update(uuid_of(row[0]) for row in cursor.fetchall())
@@ -265,7 +265,7 @@ def _missing_windows(connection: Any, holds: Sequence[Hold]) -> Iterator[tuple[s
         for _, claim in sorted(claims.items())
     ]
     suffix = "ON CONFLICT (id) DO NOTHING"
-    return InsertStatement(BudgetWindow, connection=connection, suffix=suffix).statements(rows)
+    return insert_into(BudgetWindow, connection=connection, suffix=suffix).statements(rows)
 
 
 def write_checkpoints(cursor: Any, connection: Any, checkpoints: Sequence[Checkpoint]) -> None:
@@ -275,7 +275,6 @@ def write_checkpoints(cursor: Any, connection: Any, checkpoints: Sequence[Checkp
         "UPDATE billing_reservation SET output_tokens_checkpoint = %s, updated_at = %s "
         "WHERE attempt_id = %s AND state = 'held'"
     )
-    moment_value = connection.ops.adapt_datetimefield_value
     for checkpoint in latest.values():
-        at = moment_value(checkpoint.at)
+        at = moment_value(checkpoint.at, connection=connection)
         cursor.execute(sql, (checkpoint.output_tokens, at, uuid_value(checkpoint.attempt_id)))

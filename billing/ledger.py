@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -35,10 +36,11 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from billing import holds, ownership, settlements
 from billing.databases import ledger_file
 from billing.entries import Batch, Hold, Settlement, Verdict
-from billing.statements import placeholders, uuid_of
+from billing.statements import DriverCursor, placeholders, uuid_of
 from routing.types import Usage
 
 RELEASE_LOCK_WAIT_MS = 1_000
+LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
 
 
 class LostCommitError(OperationalError):
@@ -56,14 +58,18 @@ def ledger_transaction() -> Iterator[None]:
         with transaction.atomic(using=settings.LEDGER_DATABASE):
             yield
         return
-    path = ledger_file().with_suffix(".lock")
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(_lock_path(connection.settings_dict["NAME"]), LOCK_FLAGS, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with transaction.atomic(using=settings.LEDGER_DATABASE):
             yield
     finally:
         os.close(descriptor)
+
+
+@lru_cache(maxsize=4)
+def _lock_path(_database: object) -> str:
+    return str(ledger_file().with_suffix(".lock"))
 
 
 @contextmanager
@@ -95,8 +101,12 @@ def commit(batch: Batch) -> dict[UUID, Verdict]:
     try:
         with ledger_transaction():
             connection = connections[settings.LEDGER_DATABASE]
-            with connection.cursor() as cursor:
-                refused = _write(cursor, connection, batch)
+            if connection.vendor == "sqlite":
+                with connection.wrap_database_errors:
+                    refused = _write(DriverCursor(connection), connection, batch)
+            else:
+                with connection.cursor() as cursor:
+                    refused = _write(cursor, connection, batch)
             is_written = True
     except (OperationalError, InterfaceError) as error:
         if is_written:

@@ -3,10 +3,13 @@
 import hashlib
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 
 ROLLUP_ID_CHARACTERS = 40
 
 
+# The same sums are added to all hour long.
+@lru_cache(maxsize=4096)
 def rollup_id(
     *,
     period: str,

@@ -13,11 +13,12 @@ from billing.entries import Hold, Settlement
 from billing.models import Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
 from billing.statements import (
-    InsertStatement,
     additions,
     chunks,
     converter,
     execute_all,
+    insert_into,
+    moment_value,
     placeholders,
     uuid_of,
 )
@@ -42,7 +43,7 @@ def write_settlements(cursor: Any, connection: Any, settlements: Sequence[Settle
         return
     records = [_usage_row(one) for one in settled]
     # No ON CONFLICT: a row that is there though its attempt was open is drift, and nothing may move for it.
-    insert = InsertStatement(UsageRecord, connection=connection, suffix="")
+    insert = insert_into(UsageRecord, connection=connection, suffix="")
     moves = _moves_to_spent(settled)
     # Rows, windows in id order, rollups in id order, arms' sums in id order: as every process locks them.
     row_inserts = list(insert.statements(records))
@@ -75,7 +76,7 @@ def write_tombstones(cursor: Any, connection: Any, lost: Sequence[Hold]) -> None
         for hold in lost
     ]
     suffix = "ON CONFLICT (attempt_id) DO NOTHING"
-    InsertStatement(Reservation, connection=connection, suffix=suffix).execute(cursor, rows)
+    insert_into(Reservation, connection=connection, suffix=suffix).execute(cursor, rows)
 
 
 def _close_reservations(
@@ -84,7 +85,6 @@ def _close_reservations(
     """Take open reservations to their end; only those that this call closed come back."""
     by_id = {settlement.hold.attempt_id: settlement for settlement in settlements}
     uuid_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
-    moment_value = connection.ops.adapt_datetimefield_value
     closed: list[_Settled] = []
     for chunk in chunks(list(by_id)):
         sql = (
@@ -92,7 +92,7 @@ def _close_reservations(
             f"WHERE attempt_id IN ({placeholders(len(chunk))}) AND state IN ('held', 'in_doubt') "
             f"RETURNING attempt_id, held_nanousd, windows"
         )
-        at = moment_value(by_id[chunk[0]].at)
+        at = moment_value(by_id[chunk[0]].at, connection=connection)
         cursor.execute(sql, [state, at, *map(uuid_value, chunk)])
         for attempt_id, held, windows in cursor.fetchall():
             settlement = by_id[uuid_of(attempt_id)]

@@ -1,6 +1,8 @@
 """Fast multi-row statements over a model's table: the ORM's column types without the ORM's objects."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -43,22 +45,60 @@ def execute_all(cursor: Any, connection: Any, statements: Sequence[tuple[str, Se
     return counts
 
 
-class InsertStatement:
-    """`INSERT … VALUES (…), (…) <suffix>` for all columns of a model, on one connection."""
+class DriverCursor:
+    """SQLite's own cursor under statements that say %s: Django's rewrites each text by regular expressions.
 
-    def __init__(self, model: type[models.Model], *, connection: Any, suffix: str) -> None:
+    The driver's errors are turned into Django's by whoever opens it, once for all (`ledger.commit`).
+    """
+
+    def __init__(self, connection: Any) -> None:
+        connection.ensure_connection()
+        self._cursor = connection.connection.cursor()
+        self.fetchall = self._cursor.fetchall
+        self.fetchone = self._cursor.fetchone
+
+    @property
+    def rowcount(self) -> int:
+        return int(self._cursor.rowcount)
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+        self._cursor.execute(_qmark(sql), values)
+
+
+@lru_cache(maxsize=2048)
+def _qmark(sql: str) -> str:
+    assert "%%" not in sql, "these statements have parameters only"
+    return sql.replace("%s", "?")
+
+
+class InsertStatement:
+    """`INSERT … VALUES (…), (…) <suffix>` for all columns of a model, in one database's words; made once."""
+
+    def __init__(self, model: type[models.Model], *, vendor: str, suffix: str) -> None:
         fields = model._meta.concrete_fields
-        self._converters = [(field.attname, converter(field, connection=connection)) for field in fields]
-        columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
-        self._head = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({columns}) VALUES "  # noqa: S608 -- the model's own names
+        self._converters = [(field.attname, _converter(field, vendor=vendor)) for field in fields]
+        columns = ", ".join(f'"{field.column}"' for field in fields)
+        self._head = f'INSERT INTO "{model._meta.db_table}" ({columns}) VALUES '  # noqa: S608 -- the model's own names
         self._row = f"({placeholders(len(fields))})"
         self._suffix = suffix
+        self._texts: dict[int, str] = {}
 
     def statements(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
         """The statements and their values, for at most ROWS_MAX rows each."""
         for chunk in chunks(rows):
-            values = [convert(row[name]) for row in chunk for name, convert in self._converters]
-            yield self._head + ", ".join([self._row] * len(chunk)) + " " + self._suffix, values
+            values = [
+                row[name] if convert is None else convert(row[name])
+                for row in chunk
+                for name, convert in self._converters
+            ]
+            yield self._text(len(chunk)), values
+
+    def _text(self, row_count: int) -> str:
+        text = self._texts.get(row_count)
+        if text is None:
+            text = self._head + ", ".join([self._row] * row_count) + " " + self._suffix
+            self._texts[row_count] = text
+        return text
 
     def execute(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
         """Insert the rows; give back what the suffix returns, if it has a RETURNING."""
@@ -68,6 +108,16 @@ class InsertStatement:
             if "RETURNING" in self._suffix:
                 returned += cursor.fetchall()
         return returned
+
+
+@lru_cache(maxsize=64)
+def _insert(model: type[models.Model], vendor: str, suffix: str) -> InsertStatement:
+    return InsertStatement(model, vendor=vendor, suffix=suffix)
+
+
+def insert_into(model: type[models.Model], *, connection: Any, suffix: str) -> InsertStatement:
+    """The statement for the connection's kind of database."""
+    return _insert(model, connection.vendor, suffix)
 
 
 def additions(
@@ -95,17 +145,28 @@ def additions(
     changes += [f"{name} = excluded.{name}" for name in latest]
     suffix = f"ON CONFLICT (id) DO UPDATE SET {', '.join(changes)}"
     ordered = [by_id[row_id] for row_id in sorted(by_id)]
-    yield from InsertStatement(model, connection=connection, suffix=suffix).statements(ordered)
+    yield from insert_into(model, connection=connection, suffix=suffix).statements(ordered)
 
 
 def converter(field: "models.Field[Any, Any]", *, connection: Any) -> Callable[[Any], Any]:
     """From a Python value to what the database's driver takes for the field."""
+    return _converter(field, vendor=connection.vendor) or _same
+
+
+def moment_value(moment: datetime, *, connection: Any) -> Any:
+    """A moment as the database's driver takes it for a DateTimeField."""
+    return moment if connection.vendor == "postgresql" else _text_of_moment(moment)
+
+
+def _converter(field: "models.Field[Any, Any]", *, vendor: str) -> Callable[[Any], Any] | None:
+    """None: the driver takes the value as it is."""
+    if isinstance(field, models.JSONField):
+        return _json
+    if vendor == "postgresql":
+        return None
     if isinstance(field, models.UUIDField):
-        return _same if connection.features.has_native_uuid_field else _hex
-    if isinstance(field, models.DateTimeField):
-        adapt: Callable[[Any], Any] = connection.ops.adapt_datetimefield_value
-        return adapt
-    return _json if isinstance(field, models.JSONField) else _same
+        return _hex
+    return _text_of_moment if isinstance(field, models.DateTimeField) else None
 
 
 def _same(value: Any) -> Any:
@@ -114,6 +175,16 @@ def _same(value: Any) -> Any:
 
 def _hex(value: Any) -> str:
     return str(value.hex)
+
+
+def _text_of_moment(moment: datetime | None) -> str | None:
+    """As Django writes it into SQLite: UTC, without saying so."""
+    if moment is None:
+        return None
+    if moment.tzinfo is not UTC:
+        assert moment.tzinfo is not None, "the ledger's moments know their zone"
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(" ")[:-6]  # without +00:00
 
 
 def _json(value: Any) -> str:
