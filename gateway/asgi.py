@@ -15,6 +15,7 @@ from django.urls import path
 
 _django = get_asgi_application()
 
+from gateway.api import COMPLETIONS  # noqa: E402 -- app registry first
 from gateway.consumers import LiveConsumer  # noqa: E402 -- app registry first
 from gateway.lifespan import Gateway  # noqa: E402 -- app registry first
 from gateway.slim import Receive, Scope, Send, SlimHandler  # noqa: E402
@@ -37,6 +38,7 @@ class Application:
         self._gateway: Gateway | None = None
         self._starting = asyncio.Lock()
         self._slim = SlimHandler(
+            operations=COMPLETIONS,
             body_bytes_max=settings.BODY_BYTES_MAX,
             body_timeout_s=settings.BODY_TIMEOUT_S,
             write_timeout_s=settings.WRITE_TIMEOUT_S,

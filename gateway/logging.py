@@ -1,11 +1,47 @@
 """JSON logs by structlog: one line an event, with the request's id, never a prompt, key or secret."""
 
+import logging
 import logging.config
+import sys
+from contextvars import ContextVar
+from typing import Any, BinaryIO
 
+import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# The request that this task serves, for each line that is written on its behalf.
+request_id_var: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class LineLogger(structlog.BytesLogger):
+    """Writes each line at once; it has the name that the standard library's loggers have."""
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.name = name
+
+
+class LineLoggerFactory:
+    """Makes a logger for each name; all write into the same file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __call__(self, *args: Any) -> LineLogger:
+        return LineLogger(str(args[0]) if args else "", self._file)
+
+
+def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDict:
+    request_id = request_id_var.get()
+    if request_id:
+        event.setdefault("request_id", request_id)
+    return event
+
+
+def _json_line(event: object, **_options: object) -> bytes:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
 
 
 def logging_config(*, level: str) -> None:
@@ -14,7 +50,7 @@ def logging_config(*, level: str) -> None:
     An unknown level is taken as INFO and said so in the first line.
     """
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,15 +79,17 @@ def logging_config(*, level: str) -> None:
             },
         }
     )
+    # Not through the standard library: that makes a line three times as dear.
     structlog.configure(
         processors=[
-            structlog.stdlib.filter_by_level,
             *shared,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_json_line),
         ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=LineLoggerFactory(sys.stderr.buffer),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelName(level if level in LEVELS else "INFO")
+        ),
         cache_logger_on_first_use=True,
     )
     if level not in LEVELS:

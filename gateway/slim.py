@@ -5,7 +5,7 @@ than all the rest of a request (ARCHITECTURE.md, Decisions).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -25,6 +25,7 @@ from gateway.errors import (
 )
 from gateway.identifiers import new_request_id
 from gateway.lifespan import Gateway
+from gateway.logging import request_id_var
 from gateway.outbox import Outbox
 from gateway.responses import JsonResponse, SlimResponse
 
@@ -34,6 +35,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 View = Callable[..., Awaitable[HttpResponseBase]]
+Operations = Mapping[tuple[str, str | None], View]
 
 logger = structlog.get_logger(__name__)
 
@@ -82,20 +84,30 @@ class SlimRequest(HttpRequest):
 
 
 class SlimHandler:
-    """An ASGI application for the paths below /v1/."""
+    """An ASGI application for the paths below /v1/.
+
+    `operations`, by path and method, are called as they are; others through ninja's view of their path.
+    """
 
     def __init__(
-        self, *, body_bytes_max: int, body_timeout_s: float, write_timeout_s: float, depth_max: int
+        self,
+        *,
+        operations: Operations,
+        body_bytes_max: int,
+        body_timeout_s: float,
+        write_timeout_s: float,
+        depth_max: int,
     ) -> None:
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._write_timeout_s = write_timeout_s
         self._depth_max = depth_max
+        self._operations = operations
         self._views: dict[str, View] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, gateway: Gateway) -> None:
         request_id = new_request_id()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_id_var.set(request_id)
         disconnect: asyncio.Future[Any] | None = None
         try:
             try:
@@ -115,7 +127,6 @@ class SlimHandler:
         finally:
             if disconnect is not None and not disconnect.done():
                 disconnect.cancel()
-            structlog.contextvars.unbind_contextvars("request_id")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""
@@ -166,7 +177,7 @@ class SlimHandler:
         return response
 
     def _view(self, request: SlimRequest) -> tuple[View, dict[str, Any]]:
-        view = self._views.get(request.path)
+        view = self._operations.get((request.path, request.method)) or self._views.get(request.path)
         if view is not None:
             return view, {}
         match = resolve(request.path)

@@ -6,7 +6,6 @@ upstream (`is_sent`), and whether it speaks against the cluster (`is_counted`).
 
 import asyncio
 import ipaddress
-import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from gateway.errors import (
     UpstreamUnreachableError,
 )
 from gateway.fleet import Target
+from gateway.identifiers import random_bytes
 from gateway.providers import openai_credentials
 from gateway.refusal_kinds import refusal_kind
 
@@ -157,7 +157,7 @@ class Upstreams:
             query=url.query.decode("ascii"),
             body=body,
             now_s=self._wall_clock_s(),
-            nonce=os.urandom(16).hex(),
+            nonce=random_bytes().hex(),
         )
         return [
             ("content-type", "application/json"),
