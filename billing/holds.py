@@ -9,7 +9,15 @@ from uuid import UUID
 from billing.doubt import load_in_doubt
 from billing.entries import Batch, BudgetExceededError, Checkpoint, Clamp, Hold, Verdict, WindowClaim
 from billing.models import BudgetWindow, Reservation
-from billing.statements import chunks, converter, execute_all, insert_into, moment_value, placeholders, uuid_of
+from billing.statements import (
+    chunks,
+    converter,
+    execute_all,
+    insert_into,
+    moment_value,
+    placeholders,
+    uuid_of,
+)
 
 
 class _NoRoomError(Exception):

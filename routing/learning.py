@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import exp
-from typing import Any
+from typing import Any, NamedTuple
 
 from routing import breaker as breakers
 from routing import cache_hits
@@ -49,8 +49,7 @@ class DeploymentState:
         return self.in_flight + self.others_in_flight
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatched:
+class Dispatched(NamedTuple):
     """A request was sent to the deployment. `sent_s` on the monotonic clock tells it from others.
 
     `tokens` is what it is expected to use in all, `requests_per_min` and `tokens_per_min` what the deployment
@@ -64,8 +63,7 @@ class Dispatched:
     tokens_per_min: float = UNLIMITED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstToken:
+class FirstToken(NamedTuple):
     """The first content of an answer came, `ttft_ms` after its request was sent.
 
     `tokens_in_front` and `expected_s` are what the backlog and the forecast were when it was sent.
@@ -87,22 +85,19 @@ class FirstToken:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Presumed:
+class Presumed(NamedTuple):
     """A plain answer's first token is taken to have come: the prompt leaves the backlog unlearnt."""
 
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progressed:
+class Progressed(NamedTuple):
     """A running stream's latest seconds per output token."""
 
     pace_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """An answer came to its end.
 
     `generation_s` is from its first token to its last, where that was seen; `input_tokens` and
@@ -116,8 +111,7 @@ class Finished:
     cache_read_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(NamedTuple):
     """The deployment failed in a way that counts. `draw` in [0, 1) spreads the breaker's reopening.
 
     `unseen_tokens`: the prompt, where no first token had come; the limits where the provider refused by them.
@@ -132,16 +126,14 @@ class Failed:
     tokens_per_min: float = UNLIMITED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abandoned:
+class Abandoned(NamedTuple):
     """A request ended without a verdict on the deployment: the client left, or its request was bad."""
 
     sent_s: float
     unseen_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class Shared(NamedTuple):
     """What the other processes did: their backlog and requests now, and what happened since they last told.
 
     `requests` and `tokens` are what they took of the deployment's limits meanwhile, `refusals` how often the
