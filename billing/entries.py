@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
+
 from routing.cost import affordable_output_tokens, hold_nanousd
 from routing.types import Rate, Usage
 
@@ -60,8 +62,7 @@ class LedgerUnavailableError(LedgerError):
     """The ledger could not commit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowClaim:
+class WindowClaim(Struct, frozen=True, kw_only=True):
     """One budget's window that a hold counts against; `is_hard` says whether it may refuse.
 
     One that `is_clamped` lowers a hold to what is left. One that `is_crossed` takes a hold while anything
@@ -82,8 +83,7 @@ class WindowClaim:
     override_until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clamp:
+class Clamp(Struct, frozen=True, kw_only=True):
     """What an answer may cost by its length, where a budget may shorten it. Tokens are per choice."""
 
     input_tokens_max: int
@@ -116,8 +116,7 @@ class Clamp:
         return tokens // self.choice_count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(Struct, frozen=True, kw_only=True):
     """One attempt's reservation: who asked, where it goes, and the most it can cost."""
 
     attempt_id: UUID
@@ -134,8 +133,7 @@ class Hold:
     clamped_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Struct, frozen=True, kw_only=True):
     """How one attempt ended. `is_void`: nothing is charged."""
 
     hold: Hold
@@ -153,8 +151,7 @@ class Settlement:
     service_tier: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """Tokens handed out so far in a running attempt."""
 
     attempt_id: UUID

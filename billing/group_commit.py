@@ -11,7 +11,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +19,8 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
 from django.utils import timezone
+from msgspec import Struct
+from msgspec.structs import replace
 
 from billing import ledger
 from billing.entries import Batch, BudgetExceededError, Checkpoint, Hold, LedgerUnavailableError, Settlement
@@ -38,8 +39,7 @@ BATCH_MAX = 500
 LOST_HOLDS_MAX = 20_000
 
 
-@dataclass(slots=True, kw_only=True)
-class _Entry:
+class _Entry(Struct, kw_only=True):
     hold: Hold | None
     settlement: Settlement | None
     future: asyncio.Future[Hold | None]

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
+from msgspec import Struct
 
 from billing import experiment_sums
 from billing.entries import Hold, Settlement
@@ -26,8 +26,7 @@ from billing.statements import (
 DURATION_MS_MAX = 2**31 - 1  # what the columns take: 24 days
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settled:
+class _Settled(Struct, frozen=True, kw_only=True):
     settlement: Settlement
     windows: tuple[str, ...]
     held_nanousd: int

@@ -1,8 +1,10 @@
 """From a decision to the ledger's values: how much to hold, and what an attempt's end is booked as."""
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from billing.budgets import BudgetView, limit_at, override_at
 from billing.entries import Clamp, Hold, Settlement, WindowClaim
@@ -25,8 +27,7 @@ PROMPT_NUMERATOR, PROMPT_DENOMINATOR = 4, 3
 UNPRICED = Rate.flat(input_microusd_per_mtok=0, output_microusd_per_mtok=0, source="unpriced")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputBound:
+class OutputBound(Struct, frozen=True, kw_only=True):
     """The most tokens one choice may have, and whether we must write it into the request."""
 
     tokens_max: int

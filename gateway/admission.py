@@ -1,8 +1,9 @@
 """Whether a request may enter: the model, the key's allowance and limits, and room in this process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
 
 from billing.principals import Principal
 from gateway.completion import CompletionRequest
@@ -29,13 +30,12 @@ class Limiter(Protocol):
     def leave(self, demand: Demand) -> None: ...
 
 
-@dataclass(slots=True, kw_only=True)
-class Ticket:
+class Ticket(Struct, kw_only=True):
     """An admitted request's place. `release` gives it back, once."""
 
     demands: tuple[Demand, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    is_released: bool = field(default=False)
+    is_released: bool = False
 
 
 class Admission:

@@ -124,7 +124,7 @@ async def create_embeddings(request: HttpRequest) -> HttpResponseBase:
     return await _create(request, surface="embeddings")
 
 
-# Called as they are by the slim path: ninja's own steps find nothing to do for them, and cost as much as routing.
+# Called as they are by the slim path: ninja finds nothing to do for them, at the price of a routing decision.
 COMPLETIONS: Operations = {
     ("/v1/chat/completions", "POST"): create_chat_completion,
     ("/v1/completions", "POST"): create_completion,

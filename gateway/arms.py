@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msgspec.structs import replace as with_changes
+
 from clusters.experiments import ExperimentView
 from gateway.completion import CompletionRequest
 from routing.experiments import Arm, Experiment, RampStep, arm_plan, assign
@@ -74,7 +76,7 @@ def in_its_arm(
         return request
     caller = caller_of(key_id=key_id, headers=headers, document=request.document)
     arm = assign(experiment, caller=caller, now_s=now_s)
-    return replace(request, profile=replace(request.profile, experiment=experiment.name, arm=arm))
+    return with_changes(request, profile=with_changes(request.profile, experiment=experiment.name, arm=arm))
 
 
 def caller_of(*, key_id: str, headers: Iterable[tuple[bytes, bytes]], document: Mapping[str, Any]) -> str:

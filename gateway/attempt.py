@@ -1,10 +1,10 @@
 """One attempt at one deployment: what it is, what it has seen, and how it reads the answer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from msgspec import Struct
 
 from billing.entries import Hold
 from billing.group_commit import GroupCommit
@@ -50,8 +50,7 @@ class _Answer(msgspec.Struct):
 _answer_decoder = msgspec.json.Decoder(_Answer, float_hook=exact_number)
 
 
-@dataclass(slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, kw_only=True):
     """Its parts, and what the answer has shown so far. Times are monotonic seconds.
 
     The bound and the hold are as asked for until the hold is committed, then as granted.

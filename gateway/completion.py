@@ -1,14 +1,14 @@
 """A completion request as the pipeline carries it: checked once, its words never looked at again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from routing.types import RequestProfile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionRequest:
+class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One decoded request. `document` is the body as sent; nobody changes it."""
 
     surface: str  # chat | completions | embeddings

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec import Struct
+
 from billing.entries import Settlement
 from billing.group_commit import GroupCommit
 from gateway.accounting import NOTHING_USED, settlement_of
@@ -33,8 +35,7 @@ class Limits:
     total_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ending:
+class _Ending(Struct, frozen=True, kw_only=True):
     """How reading ended: the outcome of the row, and what the caller is told if not all went well."""
 
     outcome: str = "ok"

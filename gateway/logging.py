@@ -1,6 +1,5 @@
 """JSON logs by structlog: one line an event, with the request's id, never a prompt, key or secret."""
 
-import logging
 import logging.config
 import sys
 from contextvars import ContextVar
@@ -87,9 +86,7 @@ def logging_config(*, level: str) -> None:
             structlog.processors.JSONRenderer(serializer=_json_line),
         ],
         logger_factory=LineLoggerFactory(sys.stderr.buffer),
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelName(level if level in LEVELS else "INFO")
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(level if level in LEVELS else "INFO"),
         cache_logger_on_first_use=True,
     )
     if level not in LEVELS:

@@ -3,15 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.errors import ClientClosedError, GatewayError, error_event
 
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """The start of an answer: whole where `body` is bytes, a stream to follow where it is None."""
 
     headers: Headers

@@ -16,6 +16,7 @@ from functools import partial
 from uuid import UUID
 
 import structlog
+from msgspec import Struct
 
 from billing.entries import BudgetExceededError, Hold, LedgerUnavailableError, Settlement, WindowClaim
 from billing.group_commit import GroupCommit
@@ -48,8 +49,7 @@ CLAMPED_HEADER = "x-gateway-max-tokens-clamped"
 PLACE_TRIES_MAX = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One admitted request and all that its pump needs."""
 
     request_id: str

@@ -6,8 +6,9 @@ leaves the count when all of its second is more than a minute old.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import floor
+
+from msgspec import Struct
 
 MINUTE_S = 60
 # Waiting just as long as was asked must do: less than this is rounding.
@@ -19,8 +20,7 @@ PLACE_WAIT_S = 1.0
 CONCURRENT = "concurrent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class Demand(Struct, frozen=True, kw_only=True):
     """What one request takes of one limit. `kind`: requests | tokens (both per minute) | concurrent."""
 
     scope: str
@@ -30,8 +30,7 @@ class Demand:
     amount: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
+class Allowance(Struct, frozen=True, kw_only=True):
     """What is left of one limit after a request: for the x-ratelimit headers."""
 
     demand: Demand
@@ -41,8 +40,7 @@ class Allowance:
     retry_after_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class Taken(Struct, frozen=True, kw_only=True):
     """The answer to one request's demands: all of them taken, or none, with the one that refused last."""
 
     allowances: tuple[Allowance, ...]

@@ -1,6 +1,8 @@
 """How far a request has come: what it tried, and what its refusals taught about where it may still go."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from gateway.attempt import Attempt
 from gateway.errors import GatewayError, UpstreamRefusedError

@@ -13,8 +13,9 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from gateway import metrics
 from gateway.errors import DrainingError, GatewayError, InvalidRequestError, OverloadedError
@@ -37,8 +38,7 @@ WAITED_HEADER = "x-gateway-queue-wait-ms"
 Place = TypeVar("Place")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patron:
+class Patron(Struct, frozen=True, kw_only=True):
     """Who waits, and for how long at most; a greater weight is a greater share, a higher priority first."""
 
     route: str

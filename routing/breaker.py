@@ -1,6 +1,7 @@
 """A circuit breaker as a pure fold: closed, open for a growing time, half-open with exactly one probe."""
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 CONSECUTIVE_FAILURES_MAX = 5
 WINDOW_S = 30.0
@@ -13,8 +14,7 @@ JITTER = 0.2
 OPEN_COUNT_MAX = 8  # past this the cap holds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker:
+class Breaker(Struct, frozen=True, kw_only=True):
     """Times are seconds of the caller's monotonic clock; `open_until_s` 0 means closed.
 
     A request that was sent before the breaker last opened says nothing any more, however it ends:

@@ -1,7 +1,8 @@
 """The share of prompt tokens that a deployment read from its cache, as a pure fold that forgets."""
 
-from dataclasses import dataclass
 from math import exp
+
+from msgspec import Struct
 
 # Older answers fade with this time constant.
 TAU_S = 300.0
@@ -9,8 +10,7 @@ TAU_S = 300.0
 TOKENS_MIN = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheHits:
+class CacheHits(Struct, frozen=True, kw_only=True):
     """Prompt tokens of the answers so far and those read from the cache, as of `at_s`; both fade."""
 
     read_tokens: float = 0.0

@@ -1,6 +1,8 @@
 """What a request costs: one function for the estimate and for the charge, so that they cannot drift."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct
 
 from routing.money import PICOUSD_PER_NANOUSD, nanousd_from_picousd
 from routing.types import Deployment, Rate, Usage
@@ -51,8 +53,7 @@ def cost_nanousd(*, usage: Usage, rate: Rate, service_tier: str = "") -> int:
     return nanousd_from_picousd(picousd)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
+class Charge(Struct, frozen=True, kw_only=True):
     """What a request costs, the service tier that it is charged at, and the one flat rate applied."""
 
     cost_nanousd: int

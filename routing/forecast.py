@@ -6,8 +6,9 @@ holds the long-run share of missed objectives (adaptive conformal inference, Gib
 Every term decays to its start, so no bad episode shuts a cluster out for ever.
 """
 
-from dataclasses import dataclass
 from math import exp, log, sqrt
+
+from msgspec import Struct
 
 # Drain observations fade with this time constant, errors of the prediction with the other.
 DRAIN_TAU_S = 10.0
@@ -28,8 +29,7 @@ MARGIN_STEP = 0.15
 MISS_SHARE = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Struct, frozen=True):
     """What one deployment's first tokens taught. Times are seconds of the caller's monotonic clock.
 
     `backlog_tokens` are prompt tokens that this process sent and whose first token has not come yet,
@@ -99,8 +99,7 @@ def on_lost(forecast: Forecast, *, prompt_tokens: int, now_s: float) -> Forecast
     return _moved(forecast, backlog_tokens=backlog_tokens, others_tokens=forecast.others_tokens, now_s=now_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class Lesson(Struct, frozen=True, kw_only=True):
     """What first tokens said of the forecast: one, or those that another process saw together.
 
     `error_sum` and `error_square_sum` are of log((seconds waited + floor) / (seconds expected + floor)).

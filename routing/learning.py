@@ -1,9 +1,11 @@
 """What live traffic teaches about a deployment, as a pure fold over events."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from math import exp
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from routing import breaker as breakers
 from routing import cache_hits
@@ -25,8 +27,7 @@ CLOSED = Breaker()
 NO_LESSON = Lesson(drained_tokens=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentState:
+class DeploymentState(Struct, frozen=True, kw_only=True):
     """One deployment's state in one process. `None`: not seen yet."""
 
     in_flight: int = 0
@@ -49,7 +50,7 @@ class DeploymentState:
         return self.in_flight + self.others_in_flight
 
 
-class Dispatched(NamedTuple):
+class Dispatched(Struct, frozen=True, kw_only=True):
     """A request was sent to the deployment. `sent_s` on the monotonic clock tells it from others.
 
     `tokens` is what it is expected to use in all, `requests_per_min` and `tokens_per_min` what the deployment
@@ -63,7 +64,7 @@ class Dispatched(NamedTuple):
     tokens_per_min: float = UNLIMITED
 
 
-class FirstToken(NamedTuple):
+class FirstToken(Struct, frozen=True, kw_only=True):
     """The first content of an answer came, `ttft_ms` after its request was sent.
 
     `tokens_in_front` and `expected_s` are what the backlog and the forecast were when it was sent.
@@ -85,19 +86,19 @@ class FirstToken(NamedTuple):
         )
 
 
-class Presumed(NamedTuple):
+class Presumed(Struct, frozen=True, kw_only=True):
     """A plain answer's first token is taken to have come: the prompt leaves the backlog unlearnt."""
 
     prompt_tokens: int
 
 
-class Progressed(NamedTuple):
+class Progressed(Struct, frozen=True, kw_only=True):
     """A running stream's latest seconds per output token."""
 
     pace_s: float
 
 
-class Finished(NamedTuple):
+class Finished(Struct, frozen=True, kw_only=True):
     """An answer came to its end.
 
     `generation_s` is from its first token to its last, where that was seen; `input_tokens` and
@@ -111,7 +112,7 @@ class Finished(NamedTuple):
     cache_read_tokens: int = 0
 
 
-class Failed(NamedTuple):
+class Failed(Struct, frozen=True, kw_only=True):
     """The deployment failed in a way that counts. `draw` in [0, 1) spreads the breaker's reopening.
 
     `unseen_tokens`: the prompt, where no first token had come; the limits where the provider refused by them.
@@ -126,14 +127,14 @@ class Failed(NamedTuple):
     tokens_per_min: float = UNLIMITED
 
 
-class Abandoned(NamedTuple):
+class Abandoned(Struct, frozen=True, kw_only=True):
     """A request ended without a verdict on the deployment: the client left, or its request was bad."""
 
     sent_s: float
     unseen_tokens: int = 0
 
 
-class Shared(NamedTuple):
+class Shared(Struct, frozen=True, kw_only=True):
     """What the other processes did: their backlog and requests now, and what happened since they last told.
 
     `requests` and `tokens` are what they took of the deployment's limits meanwhile, `refusals` how often the

@@ -1,6 +1,6 @@
 """How long answers are, by the size of the prompt: what is expected of the next one, as a pure fold."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 BUCKETS = 24
 DECAY = 0.99
@@ -8,8 +8,7 @@ TOKENS_START = 200.0
 WEIGHT_START = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(Struct, frozen=True):
     """Decayed sums of output tokens and answers, a pair for each power of two of prompt tokens."""
 
     sums: tuple[tuple[float, float], ...] = ((TOKENS_START * WEIGHT_START, WEIGHT_START),) * BUCKETS

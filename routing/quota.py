@@ -1,13 +1,12 @@
 """A provider's rate limits mirrored here, as a pure fold: evenly refilled buckets, emptied by a 429."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 MINUTE_S = 60.0
 UNLIMITED = 1e15  # finite, so that nothing becomes no number
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """What is missing to full buckets of requests and tokens; nothing missing is a fresh minute."""
 
     requests_missing: float = 0.0

@@ -1,6 +1,6 @@
 """What the policies score by: the estimated cost of a request at a deployment, and how late it would be."""
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from routing.cost import cost_nanousd, measured_tokens_per_s, seed_rate_microusd_per_mtok
 from routing.forecast import cautious_s, first_token_s
@@ -22,7 +22,7 @@ LATE = AFTER
 PACE_STALE_S = 5.0
 
 
-class ScoreInput(NamedTuple):
+class ScoreInput(Struct, frozen=True, kw_only=True):
     """What a policy may look at; `cost_nanousd` is the estimated cost of this request there.
 
     `weight` is the cluster's in the route, `draw` the decision's one number of chance in [0, 1).

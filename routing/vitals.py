@@ -4,8 +4,10 @@ A mean of samples, each worth less the older it is, is worth what its samples st
 blended with another source, such as a polled metric, by the age of both. Nothing stays known for ever.
 """
 
-from dataclasses import dataclass, replace
 from math import exp
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 TTFT_TAU_S = 60.0
 TPOT_TAU_S = 60.0
@@ -22,8 +24,7 @@ BATCH_SIZES = 8
 SAMPLE_WEIGHT_MIN = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(Struct, frozen=True):
     """A mean whose samples fade; `weight` is what they were worth together at `at_s`."""
 
     value: float = 0.0
@@ -31,8 +32,7 @@ class Mean:
     at_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Vitals:
+class Vitals(Struct, frozen=True):
     """First token and pace in seconds, share of failures, and output tokens per second by batch size."""
 
     ttft_s: Mean = Mean()

@@ -1,7 +1,5 @@
 """Budgets of LiteLLM's key management: the request that crosses the limit is the last one."""
 
-import dataclasses
-
 import pytest
 
 from billing import ledger
@@ -9,12 +7,13 @@ from billing.entries import Batch
 from billing.models import BudgetWindow
 from billing.reconciliation import reconcile
 from tests.billing.holds import new_claim, new_hold, new_settlement
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
 
 def crossing(*, limit_nanousd):
-    return dataclasses.replace(new_claim(limit_nanousd=limit_nanousd), is_crossed=True)
+    return replace(new_claim(limit_nanousd=limit_nanousd), is_crossed=True)
 
 
 def refused(*holds):

@@ -1,7 +1,6 @@
 """The arms' sums, moved by settling, by feedback and by pruning, and the report that reads them."""
 
 import uuid
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -14,6 +13,7 @@ from billing.intervals import Estimate
 from billing.models import ExperimentHour, ExperimentLatency, Feedback, UsageRecord
 from billing.pruning import prune
 from tests.billing.holds import KEY_ID, NOW, new_hold, new_settlement
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 

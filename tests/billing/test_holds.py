@@ -1,6 +1,5 @@
 """Holds at a hard budget's limit: lowered where it is clamped, else refused with what stands in the way."""
 
-import dataclasses
 import uuid
 
 import pytest
@@ -12,6 +11,7 @@ from billing.entries import Batch, BudgetExceededError, Clamp
 from billing.models import BudgetWindow, Reservation
 from billing.reconciliation import reconcile
 from tests.billing.holds import RATE, new_claim, new_hold, new_settlement
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -22,12 +22,12 @@ LEAST = 10_000 + 16 * 2_000
 
 
 def clamped(*, limit_nanousd, budget=1):
-    return dataclasses.replace(new_claim(limit_nanousd=limit_nanousd, budget=budget), is_clamped=True)
+    return replace(new_claim(limit_nanousd=limit_nanousd, budget=budget), is_clamped=True)
 
 
 def clampable(*claims, clamp=CLAMP, **names):
     held = clamp.held_nanousd(output_tokens=clamp.output_tokens_max)
-    return dataclasses.replace(new_hold(held_nanousd=held, claims=claims, **names), clamp=clamp)
+    return replace(new_hold(held_nanousd=held, claims=claims, **names), clamp=clamp)
 
 
 def verdicts(*holds):
@@ -93,7 +93,7 @@ def test_batch_gives_what_is_left_to_the_first_that_lacks_it():
 
 
 def test_choices_share_what_is_left_evenly():
-    clamp = dataclasses.replace(CLAMP, choice_count=3)
+    clamp = replace(CLAMP, choice_count=3)
     room = 10_000 + 3 * 16 * 2_000
 
     holds = [
@@ -110,7 +110,7 @@ def test_choices_share_what_is_left_evenly():
 
 
 def test_short_answer_that_was_asked_for_is_not_lengthened_to_the_least():
-    clamp = dataclasses.replace(CLAMP, output_tokens_max=5, output_tokens_min=5)
+    clamp = replace(CLAMP, output_tokens_max=5, output_tokens_min=5)
 
     assert verdicts(clampable(clamped(limit_nanousd=20_000), clamp=clamp)) == [None]
     assert verdicts(clampable(clamped(limit_nanousd=19_999, budget=2), clamp=clamp)) == [
@@ -208,7 +208,7 @@ def test_limit_lowered_below_what_is_used_refuses_and_touches_no_hold(is_clamped
     wide = new_claim(limit_nanousd=2 * WHOLE)
     first = new_hold(held_nanousd=WHOLE, claims=[wide])
     ledger.commit(Batch(holds=[first]))
-    lowered = dataclasses.replace(wide, limit_nanousd=1_000, is_clamped=is_clamped)
+    lowered = replace(wide, limit_nanousd=1_000, is_clamped=is_clamped)
     least = LEAST if is_clamped else WHOLE
 
     assert verdicts(clampable(lowered)) == [("refused", 1_000, least, 0, WHOLE, False)]
@@ -242,13 +242,9 @@ def test_holds_of_any_size_stay_below_every_hard_limit(limit, second_limit, size
     first, second = (uuid.uuid4().int for _ in range(2))
     claims = [
         clamped(limit_nanousd=limit, budget=first),
-        dataclasses.replace(
-            new_claim(limit_nanousd=second_limit, budget=second), is_clamped=is_second_clamped
-        ),
+        replace(new_claim(limit_nanousd=second_limit, budget=second), is_clamped=is_second_clamped),
     ]
-    clamps = [
-        dataclasses.replace(CLAMP, output_tokens_max=size, output_tokens_min=min(size, 16)) for size in sizes
-    ]
+    clamps = [replace(CLAMP, output_tokens_max=size, output_tokens_min=min(size, 16)) for size in sizes]
     holds = [clampable(*claims, clamp=clamp) for clamp in clamps]
 
     found = ledger.commit(Batch(holds=holds))
@@ -263,7 +259,7 @@ def test_holds_of_any_size_stay_below_every_hard_limit(limit, second_limit, size
     ("room_nanousd", "tokens"), [(0, None), (105_999, None), (106_000, 16), (111_999, 16), (10**9, 100)]
 )
 def test_clamp_affords_whole_tokens_of_each_choice(room_nanousd, tokens):
-    clamp = dataclasses.replace(CLAMP, choice_count=3)
+    clamp = replace(CLAMP, choice_count=3)
 
     assert clamp.affordable_tokens(room_nanousd=room_nanousd) == tokens
 

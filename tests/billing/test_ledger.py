@@ -1,7 +1,6 @@
 """The ledger's protocol on the database: once, whole, and never above a hard budget."""
 
 import uuid
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,6 +14,7 @@ from billing.models import BudgetWindow, Reservation, SpendRollup, UsageRecord
 from billing.ownership import Owner
 from tests.billing.holds import KEY_ID, NOW, new_claim, new_hold, new_settlement
 from tests.billing.rows import make_usage
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 

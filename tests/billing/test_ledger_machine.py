@@ -5,7 +5,6 @@ TOLLGATE_MACHINE=deep looks for long: `TOLLGATE_MACHINE=deep pytest tests/billin
 
 import os
 import uuid
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -24,6 +23,7 @@ from billing.reconciliation import reconcile, settle_in_doubt
 from gateway.identifiers import new_attempt_id
 from tests.billing.holds import NOW, RATE, new_claim, new_hold, new_settlement
 from tests.billing.ledger_model import LedgerModel
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 

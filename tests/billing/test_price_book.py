@@ -1,6 +1,5 @@
 """The book of prices: which price of several holds at a time of the day."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from billing.price_book import PriceBook, PriceEntry, flat_rate_of, rate_in
 from billing.price_conditions import PriceCondition
 from routing.types import Rate
+from tests.changes import replace
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)

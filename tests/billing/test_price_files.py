@@ -1,6 +1,5 @@
 """Prices as CSV: written and read back, and every line that is refused."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +8,7 @@ from billing.cells import csv_texts
 from billing.price_book import PriceEntry
 from billing.price_conditions import PriceCondition
 from billing.price_files import PriceFileError, price_lines, read_prices
+from tests.changes import replace
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 BASE = PriceEntry(

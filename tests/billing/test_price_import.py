@@ -1,6 +1,5 @@
 """Importing list prices: what is written, what stays because it was entered by hand, what ends."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +10,7 @@ from billing.price_book import PriceEntry
 from billing.price_conditions import PriceCondition
 from billing.price_import import PriceImport, find_prices, import_prices
 from billing.price_library import LibraryPrice, PriceLibraryError
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db
 

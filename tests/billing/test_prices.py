@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from billing.models import Price
 from billing.price_conditions import PriceCondition
 from billing.revision import get_revision
 from routing.types import Rate
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db
 

@@ -1,6 +1,5 @@
 """Rerating: what a period would have cost, row by row, with nothing written and nothing kept in memory."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from billing.price_book import PriceBook, PriceEntry
 from billing.price_conditions import PriceCondition
 from billing.rerating import RerateRow, rerate
 from tests.billing.rows import KEY_ID, make_usage
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 

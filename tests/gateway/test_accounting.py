@@ -1,6 +1,5 @@
 """What is held and what is booked: the bound of an answer, the windows it counts against, the record."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from routing.cost import cost_nanousd
 from routing.money import NANOUSD_MAX
 from routing.rate_record import rate_record
 from routing.types import Candidate, Decision, Deployment, Rate, RequestProfile, Usage
+from tests.changes import replace
 
 NOW = datetime(2030, 1, 2, 12, tzinfo=UTC)
 ATTEMPT = UUID(int=1)

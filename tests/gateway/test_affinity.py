@@ -1,7 +1,5 @@
 """The memory of who served what: how a session is named, what is hashed, when it is not even looked at."""
 
-from dataclasses import replace
-
 import orjson
 import pytest
 
@@ -9,6 +7,7 @@ from gateway.affinity import AffinityMemory, session_name
 from gateway.schemas import decode_completion
 from routing.affinity import BLOCK_BYTES
 from routing.types import Affinity, RoutePlan
+from tests.changes import replace
 from tests.routing.values import deployment, provider
 
 LONG = "x" * 3000

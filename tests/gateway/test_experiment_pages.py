@@ -1,7 +1,6 @@
 """The page and the command that compare an experiment's arms."""
 
 import json
-from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -11,6 +10,7 @@ from billing import ledger
 from billing.entries import Batch
 from clusters import catalogue, experiments
 from tests.billing.holds import NOW, new_hold, new_settlement
+from tests.changes import replace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 PATH = "/usage/experiments/"

@@ -1,6 +1,5 @@
 """The snapshot that requests are served by, joined from hand-made values."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +9,7 @@ from clusters.signing import NoneSigner
 from clusters.snapshots import InventorySnapshot, RouteView
 from gateway.fleet import FleetSnapshot, Target, build_snapshot
 from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings
+from tests.changes import replace
 from tests.gateway.snapshots import NOW, ROUTER_SETTINGS, cluster_view, deployment_view, snapshot_of
 
 GENERAL = Rate.flat(input_microusd_per_mtok=1, output_microusd_per_mtok=2, source="general")

@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import json
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from uuid import UUID
@@ -16,6 +15,7 @@ from django.core import mail
 from billing.budget_warnings import DueWarning
 from gateway import notifications
 from gateway.notifications import NotificationError
+from tests.changes import replace
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 WARNING = DueWarning(

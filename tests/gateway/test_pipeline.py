@@ -1,6 +1,5 @@
 """The choice of an attempt, where other processes take every place first."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +12,7 @@ from gateway.reroutes import Course
 from gateway.retry_budget import RetryBudget
 from gateway.traffic import Traffic
 from gateway.waiting import Patron
+from tests.changes import replace
 from tests.routing.values import deployment, fleet, profile
 
 

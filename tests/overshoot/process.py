@@ -5,7 +5,6 @@
 """
 
 import asyncio
-import dataclasses
 import os
 import random
 import select
@@ -14,6 +13,8 @@ import traceback
 
 import django
 import orjson
+
+from tests.changes import replace
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
 django.setup()
@@ -63,7 +64,7 @@ def claims_of(seed, *, mode):
     """The budget that is spent, between a wide hard one and a soft one that every seed shares."""
     narrow = new_claim(limit_nanousd=LIMIT_NANOUSD, budget=seed + 100)
     return (
-        dataclasses.replace(narrow, is_clamped=mode == "clamp"),
+        replace(narrow, is_clamped=mode == "clamp"),
         new_claim(limit_nanousd=10**15, budget=1),
         new_claim(limit_nanousd=1, budget=2, is_hard=False),
     )
@@ -97,7 +98,7 @@ class Spender:
     async def _client(self, claims, chance, *, seed):
         tally = {"answers": 0, "clamped": 0, "came_again": 0, "refused_for_good": 0}
         for _ in range(TRIES_MAX):
-            hold = dataclasses.replace(
+            hold = replace(
                 new_hold(held_nanousd=HELD_NANOUSD, claims=claims, owner=self._owner.id),
                 request_id=f"seed-{seed}",
                 clamp=CLAMP,

@@ -1,7 +1,5 @@
 """The breaker: when it opens, for how long, who probes, and what late news may do."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +15,7 @@ from routing.breaker import (
     on_success,
     phase,
 )
+from tests.changes import replace
 from tests.routing.values import LIGHT
 
 MIDDLE = 0.5  # the draw without any spread

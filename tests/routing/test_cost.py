@@ -1,6 +1,6 @@
 """The cost function, the hold above it and the seed's formula, against exact fractions."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,7 @@ from routing.cost import (
     seed_rate_microusd_per_mtok,
 )
 from routing.types import Rate, Usage
+from tests.changes import replace
 from tests.routing.values import LIGHT, all_rates, deployment, price_lists, usages
 
 # Nine different prices: a token in the wrong bucket shows.

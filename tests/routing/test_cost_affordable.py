@@ -1,13 +1,12 @@
 """How long an answer a room pays: the hold of that length fits, and of one token more it does not."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.cost import affordable_output_tokens, hold_nanousd
 from routing.types import Rate
+from tests.changes import replace
 from tests.routing.values import LIGHT, all_rates, flat
 
 TIERED = replace(

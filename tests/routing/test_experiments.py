@@ -1,7 +1,6 @@
 """Which arm a caller is in: sticky, in proportion to weights, and never back while a ramp goes up."""
 
 from collections import Counter
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from routing.choose import choose
 from routing.experiments import Arm, Experiment, RampStep, arm_plan, assign, ramp_share, shares
 from routing.types import Fleet, RoutePlan
+from tests.changes import replace
 from tests.routing.values import LIGHT, SETTINGS, deployment, profile, provider
 
 CALLERS = [f"caller-{number}" for number in range(4_000)]

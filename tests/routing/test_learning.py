@@ -1,8 +1,6 @@
 """What events make of a deployment's state."""
 
 from collections.abc import Callable
-from dataclasses import fields as dataclass_fields
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,6 +23,7 @@ from routing.learning import (
 )
 from routing.quota import Quota
 from routing.vitals import Mean, Vitals
+from tests.changes import replace
 from tests.routing.values import LIGHT
 
 ENDS: dict[str, Callable[[float], Event]] = {
@@ -148,7 +147,7 @@ def test_what_others_did_changes_only_what_is_theirs():
         breaker=Breaker(consecutive_failures=2),
         cache_hits=CacheHits(read_tokens=0.5, input_tokens=1.0, at_s=100.0),
     )
-    fields = [field.name for field in dataclass_fields(DeploymentState)]
+    fields = list(DeploymentState.__struct_fields__)
     assert [name for name in fields if getattr(known, name) == getattr(NOTHING_LEARNT, name)] == []
 
     heard = observe(known, Shared(in_flight=9, backlog_tokens=50), 100.0)

@@ -1,6 +1,5 @@
 """The replay of recorded requests: what it conserves, and what a changed fleet changes."""
 
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -24,6 +23,7 @@ from routing.replay import (
 )
 from routing.replay_sites import engine_profile, sites_of
 from routing.types import Fleet, RoutePlan, Usage
+from tests.changes import replace
 from tests.routing.values import LIGHT, SETTINGS, deployment, flat, fleet, provider
 
 HOUR_US = 3_600_000_000

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter, deque
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -23,6 +22,7 @@ from routing.learning import (
 from routing.policies import POLICIES
 from routing.stickiness import Sessions
 from routing.types import Affinity, Placement
+from tests.changes import replace
 from tests.routing.values import LIGHT, deployment, flat, fleet, profile, provider, seen_after
 
 NOW_S = 100.0

@@ -1,6 +1,6 @@
 """Routing's values: buckets add up, and nothing can be changed."""
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from routing import types
 from routing.types import Candidate, Decision, Exclusion, Rate, Usage
 from tests.routing.values import LIGHT, deployment, usages
 
-BUCKETS = [field.name for field in fields(Usage) if field.name.endswith("_tokens")]
+BUCKETS = [name for name in Usage.__struct_fields__ if name.endswith("_tokens")]
 
 
 @LIGHT
@@ -44,7 +44,7 @@ def test_rate_flat_prices_caching_as_input_and_reasoning_as_output():
     )
 
 
-@pytest.mark.parametrize("name", ["Deployment", "Fleet", "Rate", "RequestProfile", "RoutePlan"])
+@pytest.mark.parametrize("name", ["Deployment", "Fleet", "Rate", "RoutePlan"])
 def test_values_are_frozen_slotted_and_by_keyword(name):
     kind = getattr(types, name)
 
@@ -71,5 +71,5 @@ def test_decision_and_its_parts_cannot_be_changed():
 def test_usage_cannot_be_changed():
     usage = Usage()
 
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         usage.audio_tokens = 1  # type: ignore[misc] # what must fail

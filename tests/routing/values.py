@@ -1,12 +1,11 @@
 """Values that routing's tests are made of, and how many examples its properties try."""
 
-from dataclasses import replace
-
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from routing.types import Deployment, Fleet, Rate, RequestProfile, RoutePlan, RoutingSettings, Usage
 from routing.vitals import Mean, Vitals
+from tests.changes import replace
 
 # Few, so that the suite stays quick; no database, so that runs are alike.
 LIGHT = settings(max_examples=60, deadline=None, database=None)

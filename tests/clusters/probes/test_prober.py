@@ -1,6 +1,5 @@
 import asyncio
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -9,6 +8,7 @@ from clusters.health import Observation
 from clusters.probes import open_client, probe
 from clusters.probes import prober as prober_module
 from clusters.signing import BearerSigner, Rfc9421Signer, Verifier, make_verifier
+from tests.changes import replace
 from tests.clusters.probes.target import NOW_S, FakeServer, Target, ask
 from tests.fakes.standin_server import run_standin
 
@@ -176,7 +176,10 @@ async def test_endless_answer_is_cut():
 
 
 class SlowServer(FakeServer):
-    """Answers at `slow_path` after an hour."""
+    """
+
+    from tests.changes import replace
+    Answers at `slow_path` after an hour."""
 
     slow_path = "/health"
 
