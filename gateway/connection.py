@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection to a cluster: a request at a time, and its answer in pieces as they come."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
         "is_complete",
         "on_body",
         "on_lost",
+        "ssl_object",
         "status",
     )
 
@@ -66,10 +68,11 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.is_complete = False
-        # The pool's: since when it is idle on the loop's clock, how long it may be. None: not known yet.
+        # The pool's: since when it is idle on the loop's clock, how long it may be (None: not known yet).
         self.idle_since_s = 0.0
         self.idle_limit_s: float | None = None
         self.on_lost: Callable[[Connection], None] | None = None
+        self.ssl_object: ssl.SSLObject | None = None
         self._loop = loop
         self._on_end: Callable[[Connection], None] | None = None
         self._chunks: list[bytes] = []
@@ -108,7 +111,7 @@ class Connection(asyncio.Protocol):
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self._buffered_bytes = 0
-        if self._is_reading_paused:
+        if self._is_reading_paused and not self.is_closing:
             self._is_reading_paused = False
             self._transport.resume_reading()
         return data

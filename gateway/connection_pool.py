@@ -249,6 +249,7 @@ class ConnectionPool:
             await self._loop.create_connection(lambda: connection, address, self._port, **tls)
         if connection.is_closing:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        connection.ssl_object = connection.extra_info("ssl_object")
         return connection
 
     def _prefer(self, address: str) -> None:
@@ -257,11 +258,11 @@ class ConnectionPool:
 
     def _keep_session(self, connection: Connection) -> None:
         # With TLS 1.3 the session comes after the handshake, so it is asked for after the first answer.
-        if self._tls is None or connection.idle_limit_s is not None:
+        if self._tls is None or connection.idle_limit_s is not None or connection.ssl_object is None:
             return
-        ssl_object = connection.extra_info("ssl_object")
-        if ssl_object is not None and ssl_object.session is not None:
-            self._tls.remember(server=self._host, session=ssl_object.session)
+        session = connection.ssl_object.session
+        if session is not None:
+            self._tls.remember(server=self._host, session=session)
 
     def _idle_limit_s(self, connection: Connection) -> float:
         """Below the server's own limit: as it says in Keep-Alive (RFC 2068, 19.7.1.1), else as is usual."""
