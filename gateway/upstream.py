@@ -137,7 +137,7 @@ class Upstreams:
             head = self._head(target, resource, body, request_id=request_id, attempt_id=attempt_id)
             answer = await client.transport.send(head=head, body=body)
         except httpx.TransportError as error:
-            raise _transport_failure(error, target=target) from error
+            raise _transport_failure(error, target=target, now_s=self._wall_clock_s()) from error
         if answer.status != httpx.codes.OK:
             raise await _refusal(answer, cluster=cluster)
         return UpstreamResponse(headers=_headers(answer), chunks=_read(answer, cluster), answer=answer)
@@ -316,20 +316,29 @@ def _error_parts(body: bytes) -> tuple[str, str | None, str | None]:
     )
 
 
-def _transport_failure(error: httpx.TransportError, *, target: Target) -> UpstreamFailure:
+def _transport_failure(error: httpx.TransportError, *, target: Target, now_s: int) -> UpstreamFailure:
     """Tell "never sent" from "may have been sent", by the transport's word (gateway.transport)."""
     cluster = target.deployment.cluster
     if isinstance(error, httpx.PoolTimeout):
         full = OverloadedError(f"As many connections to cluster {cluster} are open as are allowed.")
         return UpstreamFailure(full, is_sent=False, is_counted=False)
+    hint = _expiry_hint(target, now_s=now_s)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.LocalProtocolError):
-        message = f"Cluster {cluster} cannot be reached: {error}."
+        message = f"Cluster {cluster} cannot be reached: {error}.{hint}"
         return UpstreamFailure(UpstreamUnreachableError(message), is_sent=False)
     if isinstance(error, AnswerError):
         message = f"Cluster {cluster} answered with something that is not HTTP."
         return UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
-    message = f"Cluster {cluster} closed the connection without an answer."
+    message = f"Cluster {cluster} closed the connection without an answer.{hint}"
     return UpstreamFailure(UpstreamUnreachableError(message), is_sent=True)
+
+
+def _expiry_hint(target: Target, *, now_s: int) -> str:
+    """Who is refused for a certificate of old is not told so by every server."""
+    expires_at = target.tls.expires_at if target.tls is not None else None
+    if expires_at is None or expires_at.timestamp() > now_s:
+        return ""
+    return f" The gateway's client certificate for it expired on {expires_at:%Y-%m-%d}: store a new one."
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
