@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 SKEW_S = 60
 NONCES_MAX = 100_000
 SECRETS_MAX = 8
+SESSIONS_MAX = 2_000
 AUTHORIZATION = "authorization"
 BASE_LINE_BREAKS = 5
 COMPONENTS = '("@method" "@authority" "@path" "@query" "content-digest")'
@@ -173,17 +174,48 @@ def check_pem(*, purpose: str, plaintext: str) -> None:
         raise SigningError(f"this is not {kind} in PEM form ({type(error).__name__})") from None
 
 
-def ssl_context(*, tls: TlsIdentity | None) -> ssl.SSLContext:
+class ResumingContext(ssl.SSLContext):
+    """Offers each server the session it gave us last: a new connection then needs no full handshake.
+
+    asyncio and uvloop take no session of their own. Keeps at most `SESSIONS_MAX`, the latest.
+    """
+
+    def __init__(self, _protocol: int) -> None:
+        self._sessions: dict[str, ssl.SSLSession] = {}
+
+    def remember(self, *, server: str, session: ssl.SSLSession) -> None:
+        """The session of a connection whose certificate was verified for this name."""
+        self._sessions.pop(server, None)
+        if len(self._sessions) >= SESSIONS_MAX:
+            self._sessions.pop(next(iter(self._sessions)))
+        self._sessions[server] = session
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        if session is None and isinstance(server_hostname, str):
+            session = self._sessions.get(server_hostname)
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+def ssl_context(*, tls: TlsIdentity | None) -> ResumingContext:
     """TLS 1.2 or newer to a cluster; with an authority of its own, that one alone is trusted.
 
     `load_cert_chain` takes paths only: the key passes through a file that only we can read, which is
     gone when this returns.
     """
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)  # demands a certificate for the host's name
     if tls is None or tls.ca_pem is None:
-        context = ssl.create_default_context(cafile=certifi.where())
+        context.load_verify_locations(cafile=certifi.where())
     else:
-        context = ssl.create_default_context(cadata=tls.ca_pem.decode())
+        context.load_verify_locations(cadata=tls.ca_pem.decode())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
     if tls is not None and tls.client_pem is not None:
         with tempfile.NamedTemporaryFile(prefix="tollgate-") as file:  # made with mode 0600
             file.write(tls.client_pem)

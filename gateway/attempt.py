@@ -184,6 +184,8 @@ class Reader:
                 _check_limit(attempt)
                 if data:
                     await self._pass_on(data, attempt, outbox, patience, headers)
+                if relay.fault is not None:
+                    raise relay.fault
                 patience.on_progress()
                 if relay.is_done:
                     break

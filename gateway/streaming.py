@@ -43,7 +43,11 @@ _usage_decoder = msgspec.json.Decoder(_UsageEvent, float_hook=exact_number)
 
 
 class StreamRelay:
-    """One stream's state. `feed` raises UpstreamInvalidError or UpstreamError where the stream is wrong."""
+    """One stream's state. `feed` raises UpstreamInvalidError or UpstreamError where the stream is wrong.
+
+    Where good frames came together with the wrong one, it gives those, and `fault` is what to raise then:
+    what the caller gets does not depend on how the bytes were cut.
+    """
 
     def __init__(self, *, wants_usage: bool, choice_count: int, line_bytes_max: int) -> None:
         self._wants_usage = wants_usage
@@ -56,6 +60,7 @@ class StreamRelay:
         self.service_tier: object = None
         self.content_frames = 0
         self.is_done = False
+        self.fault: UpstreamError | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -122,18 +127,27 @@ class StreamRelay:
             frame = part.strip(b"\n")
             if not frame or self.is_done:
                 continue
-            payload = _payload(frame)
-            if not payload:
-                # A comment keeps the connection alive. Before the first event it would commit us to an
-                # answer that may yet be an error (WIRE 10).
-                if payload is None and self._has_begun:
-                    kept.append(frame + b"\n\n")
-            elif payload.startswith(b"[DONE]"):
-                self.is_done = True
-            else:
-                kept.append(self._event(frame, payload))
-                self._has_begun = True
+            try:
+                kept.append(self._frame(frame))
+            except UpstreamError as error:
+                if not any(kept):
+                    raise
+                self.fault = error
+                break
         return b"".join(kept)
+
+    def _frame(self, frame: bytes) -> bytes:
+        payload = _payload(frame)
+        if not payload:
+            # A comment keeps the connection alive. Before the first event it would commit us to an
+            # answer that may yet be an error (WIRE 10).
+            return frame + b"\n\n" if payload is None and self._has_begun else b""
+        if payload.startswith(b"[DONE]"):
+            self.is_done = True
+            return b""
+        event = self._event(frame, payload)
+        self._has_begun = True
+        return event
 
     def _event(self, frame: bytes, payload: bytes) -> bytes:
         """One JSON event: note what matters, give back what the client gets of it."""

@@ -5,21 +5,18 @@ upstream (`is_sent`), and whether it speaks against the cluster (`is_counted`).
 """
 
 import asyncio
-import ipaddress
 import socket
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import orjson
-from pyreqwest.client import ClientBuilder
-from pyreqwest.compatibility.httpx import HttpxTransport
-from pyreqwest.exceptions import PyreqwestError
-from pyreqwest.request import RequestBuilder
 
 from clusters.endpoint import EndpointError, check_address
+from clusters.signing import ResumingContext, ssl_context
+from gateway.connection import AnswerError
+from gateway.connection_pool import ConnectionPool
 from gateway.errors import (
     GatewayError,
     OverloadedError,
@@ -27,18 +24,19 @@ from gateway.errors import (
     UpstreamError,
     UpstreamInvalidError,
     UpstreamRefusedError,
-    UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
 from gateway.fleet import Target
 from gateway.identifiers import random_bytes
 from gateway.providers import openai_credentials
 from gateway.refusal_kinds import refusal_kind
+from gateway.transport import Answer, Transport, request_head
 
 USER_AGENT = "tollgate"
 CLIENTS_MAX = 2_000
-IDLE_CONNECTIONS_MAX = 256
+ADDRESSES_MAX = 4
 RESOLVED_FOR_S = 60.0
+LAST_WORD = b"data: [DONE]\n\n"
 ERROR_BODY_BYTES_MAX = 64 * 1024
 ERROR_TEXT_CHARACTERS_MAX = 500
 RETRY_AFTER_S_MAX = 300.0
@@ -74,28 +72,36 @@ class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; wha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamResponse:
-    """An answer whose status is 200, its body not read yet. `aclose` gives the connection back."""
+    """An answer whose status is 200, its body not read yet. `aclose` gives the connection back.
 
-    headers: httpx.Headers
+    The names of the headers are in lower case; of one that came twice the latter stands.
+    """
+
+    headers: Mapping[str, str]
     chunks: AsyncIterator[bytes]
-    response: httpx.Response
+    answer: Answer
 
     async def aclose(self) -> None:
-        await _stream(self.response).aclose()
+        await self.answer.aclose()
 
 
-class _StreamingTransport(HttpxTransport):
-    """Gives the headers as soon as they are there; its parent first collects 64 KiB of the body, or all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resource:
+    """A URL in the parts that a signature and a request are made of."""
 
-    def _map_body(self, builder: RequestBuilder, request: httpx.Request) -> RequestBuilder:
-        return super()._map_body(builder, request).streamed_read_buffer_limit(0)
+    authority: str
+    path: str
+    query: str
+    start: str  # the request line and the headers that never change
 
 
 @dataclass(slots=True, kw_only=True)
 class _Client:
-    transport: HttpxTransport
-    address: str
+    """What is kept for a cluster. `resources` is by path: there are as many as there are surfaces."""
+
+    transport: Transport
     resolved_at_s: float
+    resources: dict[str, _Resource] = field(default_factory=dict)
 
 
 class Upstreams:
@@ -112,6 +118,7 @@ class Upstreams:
         self._wall_clock_s = wall_clock_s
         self._clients: dict[tuple[Any, ...], _Client] = {}
         self._locks: dict[tuple[Any, ...], asyncio.Lock] = {}
+        self._public_context: ResumingContext | None = None
 
     async def send(
         self, *, target: Target, path: str, body: bytes, request_id: str, attempt_id: str
@@ -121,54 +128,46 @@ class Upstreams:
         Raises UpstreamFailure for everything else. Sets no time-out but the connection's: the caller
         bounds the wait, and its cancellation closes the connection.
         """
-        url = httpx.URL(target.endpoint.rstrip("/") + path)
-        client = await self._client(target, url)
-        request = httpx.Request(
-            "POST",
-            url,
-            headers=self._headers(target, url, body, request_id=request_id, attempt_id=attempt_id),
-            content=body,
-        )
+        cluster = target.deployment.cluster
+        client = await self._client(target)
+        resource = client.resources.get(path)
+        if resource is None:
+            resource = client.resources[path] = _resource(target, path)
         try:
-            response = await client.transport.handle_async_request(request)
-        except httpx.HTTPError as error:
-            raise _transport_failure(error, cluster=target.deployment.cluster) from error
-        if _is_cancelled():
-            await _stream(response).aclose()
-            raise asyncio.CancelledError
-        if response.status_code != httpx.codes.OK:
-            raise await _refusal(response, cluster=target.deployment.cluster)
-        return UpstreamResponse(
-            headers=response.headers, chunks=_read(response, target.deployment.cluster), response=response
-        )
+            head = self._head(target, resource, body, request_id=request_id, attempt_id=attempt_id)
+            answer = await client.transport.send(head=head, body=body)
+        except httpx.TransportError as error:
+            raise _transport_failure(error, target=target, now_s=self._wall_clock_s()) from error
+        if answer.status != httpx.codes.OK:
+            raise await _refusal(answer, cluster=cluster)
+        return UpstreamResponse(headers=_headers(answer), chunks=_read(answer, cluster), answer=answer)
 
     async def aclose(self) -> None:
         clients, self._clients = list(self._clients.values()), {}
         for client in clients:
             await client.transport.aclose()
 
-    def _headers(
-        self, target: Target, url: httpx.URL, body: bytes, *, request_id: str, attempt_id: str
-    ) -> list[tuple[str, str]]:
+    def _head(
+        self, target: Target, resource: _Resource, body: bytes, *, request_id: str, attempt_id: str
+    ) -> bytes:
         signed = target.signer.headers(
             method="POST",
-            authority=url.netloc.decode("ascii"),
-            path=url.raw_path.partition(b"?")[0].decode("ascii"),
-            query=url.query.decode("ascii"),
+            authority=resource.authority,
+            path=resource.path,
+            query=resource.query,
             body=body,
             now_s=self._wall_clock_s(),
             nonce=random_bytes().hex(),
         )
-        return [
-            ("content-type", "application/json"),
-            ("accept-encoding", "identity"),
-            ("user-agent", USER_AGENT),
+        headers = [
+            ("content-length", str(len(body))),
             ("x-request-id", request_id),
             ("x-gateway-attempt-id", attempt_id),
             *openai_credentials(signed),
         ]
+        return request_head(start=resource.start, headers=headers)
 
-    async def _client(self, target: Target, url: httpx.URL) -> _Client:
+    async def _client(self, target: Target) -> _Client:
         key = (target.cluster_id, target.endpoint, target.tls, target.is_private_allowed)
         client = self._clients.get(key)
         if client is not None and self._clock() - client.resolved_at_s < RESOLVED_FOR_S:
@@ -177,18 +176,20 @@ class Upstreams:
             client = self._clients.get(key)
             if client is not None and self._clock() - client.resolved_at_s < RESOLVED_FOR_S:
                 return client
-            address = await self._checked_address(target, url)
-            if client is not None and client.address == address:
+            url = httpx.URL(target.endpoint)
+            addresses = await self._checked_addresses(target, url)
+            if client is not None:
+                client.transport.pool.move(addresses)
                 client.resolved_at_s = self._clock()
                 return client
             if len(self._clients) >= CLIENTS_MAX:
-                # Not closed here: a request may be on it. It closes when its last one lets go.
-                self._clients.pop(next(iter(self._clients)))
-            self._clients[key] = self._built(target, url, address)
+                # Requests may be on it: their connections close when they are given back.
+                await self._clients.pop(next(iter(self._clients))).transport.aclose()
+            self._clients[key] = await self._built(target, url, addresses)
             return self._clients[key]
 
-    async def _checked_address(self, target: Target, url: httpx.URL) -> str:
-        """The address to connect to; it is checked, not the text that named it (SSRF)."""
+    async def _checked_addresses(self, target: Target, url: httpx.URL) -> list[str]:
+        """The addresses to connect to; they are checked, not the text that named them (SSRF)."""
         loop = asyncio.get_running_loop()
         cluster = target.deployment.cluster
         try:
@@ -197,79 +198,76 @@ class Upstreams:
         except (OSError, TimeoutError) as error:
             message = f"Cluster {cluster} has no address: its name cannot be resolved."
             raise UpstreamFailure(UpstreamUnreachableError(message), is_sent=False) from error
-        address = str(found[0][4][0])
+        addresses = [str(one[4][0]) for one in found[:ADDRESSES_MAX]]
         try:
-            check_address(address=address, allow_private=target.is_private_allowed)
+            for address in addresses:
+                check_address(address=address, allow_private=target.is_private_allowed)
         except EndpointError as error:
             message = f"Cluster {cluster} resolves to an address that is not allowed."
             raise UpstreamFailure(UpstreamUnreachableError(message), is_sent=False) from error
-        return address
+        return addresses
 
-    def _built(self, target: Target, url: httpx.URL, address: str) -> _Client:
-        builder = (
-            ClientBuilder()
-            .no_proxy()
-            .follow_redirects(enable=False)
-            .gzip(enable=False)
-            .brotli(enable=False)
-            .zstd(enable=False)
-            .deflate(enable=False)
-            .connect_timeout(timedelta(seconds=self._connect_timeout_s))
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .tcp_nodelay(enabled=True)
-            .http1_only()
+    async def _built(self, target: Target, url: httpx.URL, addresses: list[str]) -> _Client:
+        pool = ConnectionPool(
+            host=url.raw_host.decode("ascii").rstrip("."),
+            port=_port(url),
+            addresses=addresses,
+            tls=await self._context(target) if url.scheme == "https" else None,
+            connect_timeout_s=self._connect_timeout_s,
         )
-        if not _is_address(url.host):
-            builder = builder.resolve(url.host, address, _port(url))
-        if target.tls is not None and target.tls.client_pem is not None:
-            builder = builder.identity_pem(target.tls.client_pem)
-        if target.tls is not None and target.tls.ca_pem is not None:
-            builder = builder.add_root_certificate_pem(target.tls.ca_pem)
-        transport = _StreamingTransport(builder.build())
-        return _Client(transport=transport, address=address, resolved_at_s=self._clock())
+        return _Client(transport=Transport(pool=pool), resolved_at_s=self._clock())
+
+    async def _context(self, target: Target) -> ResumingContext:
+        """Made in a thread: reading the public roots takes milliseconds. All that need no other share one."""
+        if target.tls is not None:
+            return await asyncio.to_thread(ssl_context, tls=target.tls)
+        if self._public_context is None:
+            self._public_context = await asyncio.to_thread(ssl_context, tls=None)
+        return self._public_context
 
 
-def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
-    assert isinstance(response.stream, httpx.AsyncByteStream), "an async transport gives async streams"
-    return response.stream
+def _resource(target: Target, path: str) -> _Resource:
+    url = httpx.URL(target.endpoint.rstrip("/") + path)
+    authority, raw_path = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+    start = (
+        f"POST {raw_path} HTTP/1.1\r\n"
+        f"host: {authority}\r\n"
+        "content-type: application/json\r\n"
+        "accept-encoding: identity\r\n"
+        f"user-agent: {USER_AGENT}\r\n"
+    )
+    return _Resource(
+        authority=authority,
+        path=raw_path.partition("?")[0],
+        query=url.query.decode("ascii"),
+        start=start,
+    )
 
 
-async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body piece by piece as it comes; iterating over httpx's stream would wait for 64 KiB each."""
-    reader = response.extensions["pyreqwest_response"].body_reader
-    while (chunk := await reader.read_chunk()) is not None:
-        if _is_cancelled():
-            raise asyncio.CancelledError
-        yield bytes(chunk)
+def _headers(answer: Answer) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
 
 
-def _is_cancelled() -> bool:
-    """Whether the transport swallowed a cancellation: it does when its data comes at the same moment.
-
-    Without a look a time-out or the end of the drain would pass unheard, and the answer go on.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-async def _read(response: httpx.Response, cluster: str) -> AsyncIterator[bytes]:
+async def _read(answer: Answer, cluster: str) -> AsyncIterator[bytes]:
     try:
-        async for chunk in _chunks(response):
+        while chunk := await answer.read():
+            if chunk.endswith(LAST_WORD):
+                answer.expect_end()
             yield chunk
-    except PyreqwestError as error:
+    except httpx.TransportError as error:
         message = f"Cluster {cluster} broke off its answer."
         raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
 
 
-async def _refusal(response: httpx.Response, *, cluster: str) -> UpstreamFailure:
+async def _refusal(answer: Answer, *, cluster: str) -> UpstreamFailure:
     """What a status other than 200 means. The upstream's words reach the caller only for its own 4xx."""
-    status = response.status_code
-    retry_after_s = _retry_after_s(response.headers)
+    status = answer.status
+    retry_after_s = _retry_after_s(_headers(answer))
     if status in UpstreamRefusedError.PASSED_ON:
-        error = await _passed_on(response)
+        error = await _passed_on(answer)
         kind = refusal_kind(status=status, code=error.upstream_code, message=error.message)
         return UpstreamFailure(error, is_sent=True, is_counted=False, is_retryable=False, refusal=kind)
-    await _stream(response).aclose()
+    await answer.aclose()
     if status in {401, 403}:
         message = f"Cluster {cluster} refused the gateway's own credential; its operator must renew it."
         return UpstreamFailure(UpstreamAuthError(message), is_sent=True)
@@ -284,21 +282,19 @@ async def _refusal(response: httpx.Response, *, cluster: str) -> UpstreamFailure
     return UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
 
 
-async def _passed_on(response: httpx.Response) -> UpstreamRefusedError:
+async def _passed_on(answer: Answer) -> UpstreamRefusedError:
     """The upstream's 400, 404, 413 or 422: its message, cut to size, in our shape."""
     body = b""
     try:
-        async for chunk in _chunks(response):
+        while len(body) <= ERROR_BODY_BYTES_MAX and (chunk := await answer.read()):
             body += chunk
-            if len(body) > ERROR_BODY_BYTES_MAX:
-                break
-    except PyreqwestError:
+    except httpx.TransportError:
         body = b""
     finally:
-        await _stream(response).aclose()
+        await answer.aclose()
     message, param, code = _error_parts(body)
-    message = message or f"The model's server refused the request with status {response.status_code}."
-    return UpstreamRefusedError(message, upstream_status=response.status_code, param=param, code=code)
+    message = message or f"The model's server refused the request with status {answer.status}."
+    return UpstreamRefusedError(message, upstream_status=answer.status, param=param, code=code)
 
 
 def _error_parts(body: bytes) -> tuple[str, str | None, str | None]:
@@ -320,31 +316,32 @@ def _error_parts(body: bytes) -> tuple[str, str | None, str | None]:
     )
 
 
-def _transport_failure(error: httpx.HTTPError, *, cluster: str) -> UpstreamFailure:
-    """Tell "never sent" from "may have been sent" (DECISIONS: the transport's traps).
-
-    The transport reports a server that closes after reading the request as ConnectError, and silence
-    before the headers as ConnectTimeout; the causes underneath name the phase.
-    """
-    causes = _causes(error)
-    is_connecting = any("client error (Connect)" in cause for cause in causes)
-    if is_connecting or isinstance(error, httpx.PoolTimeout):
-        message = f"Cluster {cluster} cannot be reached."
+def _transport_failure(error: httpx.TransportError, *, target: Target, now_s: int) -> UpstreamFailure:
+    """Tell "never sent" from "may have been sent", by the transport's word (gateway.transport)."""
+    cluster = target.deployment.cluster
+    if isinstance(error, httpx.PoolTimeout):
+        full = OverloadedError(f"As many connections to cluster {cluster} are open as are allowed.")
+        return UpstreamFailure(full, is_sent=False, is_counted=False)
+    hint = _expiry_hint(target, now_s=now_s)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.LocalProtocolError):
+        message = f"Cluster {cluster} cannot be reached: {error}.{hint}"
         return UpstreamFailure(UpstreamUnreachableError(message), is_sent=False)
-    if isinstance(error, httpx.TimeoutException):
-        message = f"Cluster {cluster} did not answer in time."
-        return UpstreamFailure(UpstreamTimeoutError(message), is_sent=True)
-    message = f"Cluster {cluster} closed the connection without an answer."
+    if isinstance(error, AnswerError):
+        message = f"Cluster {cluster} answered with something that is not HTTP."
+        return UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
+    message = f"Cluster {cluster} closed the connection without an answer.{hint}"
     return UpstreamFailure(UpstreamUnreachableError(message), is_sent=True)
 
 
-def _causes(error: BaseException) -> list[str]:
-    details = getattr(error.__cause__, "details", None)
-    causes = details.get("causes") if isinstance(details, dict) else None
-    return [str(cause) for cause in causes or ()]
+def _expiry_hint(target: Target, *, now_s: int) -> str:
+    """Who is refused for a certificate of old is not told so by every server."""
+    expires_at = target.tls.expires_at if target.tls is not None else None
+    if expires_at is None or expires_at.timestamp() > now_s:
+        return ""
+    return f" The gateway's client certificate for it expired on {expires_at:%Y-%m-%d}: store a new one."
 
 
-def _retry_after_s(headers: httpx.Headers) -> float:
+def _retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds from Retry-After, when it is a number; a date is taken as unknown."""
     try:
         return min(max(float(headers.get("retry-after", "0")), 0.0), RETRY_AFTER_S_MAX)
@@ -354,11 +351,3 @@ def _retry_after_s(headers: httpx.Headers) -> float:
 
 def _port(url: httpx.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

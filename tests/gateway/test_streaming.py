@@ -261,6 +261,17 @@ def test_first_event_that_makes_no_sense_is_raised(data, message):
     assert caught.value.message == message
 
 
+@pytest.mark.parametrize("wrong", [b"data: {not json}\n\n", frame({"error": {"message": "died"}})])
+def test_good_frames_in_front_of_a_wrong_one_are_given_first(wrong):
+    before = frame(delta("a")) + frame(delta("b"))
+    relay = relay_of()
+
+    given = relay.feed(before + wrong)
+
+    assert (given, relay.content_frames) == (before, 2)
+    assert isinstance(relay.fault, UpstreamError)
+
+
 def test_event_cut_in_the_middle_is_raised_at_the_end():
     relay = relay_of()
     relay.feed(frame(delta("a")) + b'data: {"choices":[{"ind')
