@@ -127,9 +127,10 @@ class GroupCommit:
         entry = _Entry(hold=hold, settlement=settlement, future=future, deadline_s=deadline_s)
         with self._lock:
             self._entries.append(entry)
-        self._wake.set()
-        # The write goes on if the caller is cancelled: money does not depend on who waits.
-        return await asyncio.shield(future)
+        if not self._wake.is_set():
+            self._wake.set()
+        # Cancelled with its caller, but the write goes on: money does not depend on who waits.
+        return await future
 
     def _run(self) -> None:
         while True:

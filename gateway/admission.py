@@ -83,24 +83,26 @@ class Admission:
     async def _take_limits(self, demands: Sequence[Demand]) -> tuple[tuple[str, str], ...]:
         taken = await self._limiter.take(demands)
         headers = headers_of(taken.allowances)
-        if taken.refused is not None:
-            raise _refusal(taken.refused, headers)
+        refused = taken.refused
+        if refused is not None:
+            raise _refusal(refused, headers)
         return headers
 
 
 def demands_of(principal: Principal, *, model: str, tokens: int) -> tuple[Demand, ...]:
     """What a request takes of each limit that binds it: the key's, the team's, the model's."""
-    views = (*principal.limits, *principal.model_limits.get(model, ()))
-    return tuple(
-        Demand(scope=view.scope, label=view.label, kind=kind, limit=limit, amount=amount)
-        for view in views
+    demands = []
+    for view in (*principal.limits, *principal.model_limits.get(model, ())):
         for kind, limit, amount in (
             ("requests", view.rpm_max, 1),
             (TOKENS, view.tpm_max, tokens),
             (CONCURRENT, view.concurrent_max, 1),
-        )
-        if limit
-    )
+        ):
+            if limit:
+                demands.append(
+                    Demand(scope=view.scope, label=view.label, kind=kind, limit=limit, amount=amount)
+                )
+    return tuple(demands)
 
 
 def check_model(*, principal: Principal, model: str, snapshot: FleetSnapshot) -> None:

@@ -75,6 +75,8 @@ class Attempt(Struct, kw_only=True):
     ttft_s: float | None = None
     output_frames: int = 0
     reported_usage: object = None
+    # What was reported, once it is whole and found to be possible.
+    known_usage: Usage | None = None
     reported_service_tier: object = None
     reported_cost_header: str = ""
 
@@ -88,9 +90,15 @@ class Attempt(Struct, kw_only=True):
 
     def usage(self) -> Usage:
         """What the upstream reported, if it is possible at all; else an estimate, flagged."""
-        return self.possible_usage(self.reported_usage) or estimated_usage(
-            prompt_tokens_estimate=self.request.profile.prompt_tokens_estimate,
-            output_tokens=min(self.output_frames, self.bound.tokens_max * self.request.profile.choice_count),
+        return (
+            self.known_usage
+            or self.possible_usage(self.reported_usage)
+            or estimated_usage(
+                prompt_tokens_estimate=self.request.profile.prompt_tokens_estimate,
+                output_tokens=min(
+                    self.output_frames, self.bound.tokens_max * self.request.profile.choice_count
+                ),
+            )
         )
 
     def possible_usage(self, reported: object) -> Usage | None:
@@ -149,7 +157,8 @@ class Reader:
         attempt.reported_usage = answer.usage
         attempt.reported_service_tier = answer.service_tier
         attempt.reported_cost_header = response.headers.get(COST_HEADER, "")
-        if attempt.possible_usage(answer.usage) is None:
+        attempt.known_usage = attempt.possible_usage(answer.usage)
+        if attempt.known_usage is None:
             attempt.output_frames = len(body) // 4
         if attempt.has_content_filter_fallbacks and is_filtered_whole(body):
             raise _filtered()

@@ -33,7 +33,7 @@ def usage_from_openai(
     asked for. `prompt_tokens` includes cached tokens, audio and images, `completion_tokens` reasoning and
     audio; in the buckets each token is counted once. Details that exceed their total are impossible.
     """
-    if not isinstance(reported, Mapping):
+    if not isinstance(reported, dict):
         return None
     prompt = _count(reported, "prompt_tokens")
     # Embeddings have none; elsewhere its absence says nothing, and least of all that there was none.
@@ -42,8 +42,12 @@ def usage_from_openai(
         return None
     if prompt > input_tokens_max or completion > output_tokens_max:
         return None
-    inputs = _input_buckets(_details(reported, "prompt_tokens_details"), prompt=prompt)
-    outputs = _output_buckets(_details(reported, "completion_tokens_details"), completion=completion)
+    prompt_details = _details(reported, "prompt_tokens_details")
+    completion_details = _details(reported, "completion_tokens_details")
+    if not prompt_details and not completion_details:
+        return Usage(input_fresh_tokens=prompt, output_text_tokens=completion)
+    inputs = _input_buckets(prompt_details, prompt=prompt)
+    outputs = _output_buckets(completion_details, completion=completion)
     return None if inputs is None or outputs is None else Usage(**inputs, **outputs)
 
 
@@ -54,11 +58,13 @@ def cost_from_openai(reported: object, *, header: str = "") -> int | None:
     LiteLLM sends a header. Numbers must have been decoded exactly (`exact_number`); what is finer than a
     nano-USD is rounded up, once.
     """
-    usage = reported if isinstance(reported, Mapping) else {}
-    cost = usage.get("cost")
-    if isinstance(cost, Mapping):
+    usage = reported if isinstance(reported, dict) else {}
+    cost, total = usage.get("cost"), usage.get("total_cost")
+    if cost is None and total is None and not header:
+        return None
+    if isinstance(cost, dict):
         cost = cost.get("total_cost")
-    for said in (cost, usage.get("total_cost"), exact_number(header) if header else None):
+    for said in (cost, total, exact_number(header) if header else None):
         if said is not None:
             return _nanousd(said)
     return None
@@ -159,7 +165,7 @@ def _nanousd(cost_usd: object) -> int | None:
 def _details(reported: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
     """A details member; absent, null or not an object says nothing."""
     details = reported.get(name)
-    return details if isinstance(details, Mapping) else {}
+    return details if isinstance(details, dict) else {}
 
 
 def _count(reported: Mapping[Any, Any], name: str, *, default: int | None = None) -> int | None:

@@ -47,7 +47,10 @@ class Taken(Struct, frozen=True, kw_only=True):
 
     @property
     def refused(self) -> Allowance | None:
-        return next((allowance for allowance in self.allowances if allowance.is_refused), None)
+        for allowance in self.allowances:
+            if allowance.is_refused:
+                return allowance
+        return None
 
 
 class MinuteCount:
@@ -117,15 +120,16 @@ class LocalLimiter:
     def take_now(self, demands: Sequence[Demand]) -> Taken:
         """Take all of them, or nothing where one does not fit."""
         now_s = self._clock()
-        allowances = tuple(self._look(demand, now_s=now_s, is_after=True) for demand in demands)
-        if any(allowance.is_refused for allowance in allowances):
-            return Taken(allowances=tuple(self._look(demand, now_s=now_s) for demand in demands))
-        self.note(demands)
+        allowances = tuple([self._look(demand, now_s=now_s, is_after=True) for demand in demands])
+        for allowance in allowances:
+            if allowance.is_refused:
+                return Taken(allowances=tuple([self._look(demand, now_s=now_s) for demand in demands]))
+        self.note(demands, now_s=now_s)
         return Taken(allowances=allowances)
 
-    def note(self, demands: Sequence[Demand]) -> None:
-        """Count what was allowed elsewhere, so that this process knows its own last minute."""
-        now_s = self._clock()
+    def note(self, demands: Sequence[Demand], *, now_s: float | None = None) -> None:
+        """Count what was allowed, here or elsewhere, so that this process knows its own last minute."""
+        now_s = self._clock() if now_s is None else now_s
         for demand in demands:
             if demand.kind == CONCURRENT:
                 self._places[demand.scope] = self._places.get(demand.scope, 0) + demand.amount
@@ -162,24 +166,21 @@ class LocalLimiter:
     def _look(self, demand: Demand, *, now_s: float, is_after: bool = False) -> Allowance:
         """What is left; `is_after`: once the demand is taken."""
         limit = max(demand.limit // self.share, 1)
+        count = None
         if demand.kind == CONCURRENT:
             left = limit - self._places.get(demand.scope, 0)
-            reset_s = wait_s = PLACE_WAIT_S
+            reset_s = PLACE_WAIT_S
         else:
             count = self._minute(demand, now_s=now_s)
             left = limit - count.total
-            wait_s = count.wait_s(demand.amount, limit=limit, now_s=now_s)
-            reset_s = count.reset_s(now_s=now_s)
-            if is_after and left >= demand.amount:
-                reset_s = floor(now_s) + 1 + MINUTE_S - now_s
-        is_refused = left < demand.amount
-        taken = demand.amount if is_after and not is_refused else 0
+            is_taken = is_after and left >= demand.amount
+            reset_s = floor(now_s) + 1 + MINUTE_S - now_s if is_taken else count.reset_s(now_s=now_s)
+        if left >= demand.amount:
+            remaining = left - demand.amount if is_after else left
+            return Allowance(demand=demand, remaining=remaining, reset_s=reset_s)
+        wait_s = PLACE_WAIT_S if count is None else count.wait_s(demand.amount, limit=limit, now_s=now_s)
         return Allowance(
-            demand=demand,
-            remaining=max(left - taken, 0),
-            reset_s=reset_s,
-            is_refused=is_refused,
-            retry_after_s=wait_s if is_refused else 0.0,
+            demand=demand, remaining=max(left, 0), reset_s=reset_s, is_refused=True, retry_after_s=wait_s
         )
 
     def _minute(self, demand: Demand, *, now_s: float) -> MinuteCount:
