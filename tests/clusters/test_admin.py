@@ -562,7 +562,7 @@ def test_replicas_that_a_scaler_wrote_are_saved_only_where_they_were_entered(adm
         """A scaler writes while the page is open: after the form read the row, before it is saved."""
 
         def clean(self):
-            inventory.set_replica_count(cluster_name="metal", replica_count=7)
+            inventory.set_replica_count(cluster_name="metal", replica_count=7, now=NOW)
             return super().clean()
 
     admin = site.get_model_admin(Cluster)

@@ -40,7 +40,7 @@ def test_task_samples_the_clusters_that_are_paid_by_the_hour():
 
 def test_samples_carry_replicas_and_the_price_of_the_minute():
     add_cluster(name="spot", billing="autoscaled", tokens_per_s=2, cost_per_hour_nanousd=1)
-    set_replica_count(cluster_name="spot", replica_count=3)
+    set_replica_count(cluster_name="spot", replica_count=3, now=NINE)
     for second, cost in ((0, 6_000), (61, 12_000)):
         put_hourly_cost(
             cluster_name="spot", effective_at=NINE + timedelta(seconds=second), cost_per_hour_nanousd=cost
