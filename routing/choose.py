@@ -43,15 +43,15 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
         decision = _decision(arm, profile, fleet, state, now_s, draw)
         if decision.ranked and decision.reason != "last_resort":
             decision = decision.also_excluding(other_arms(model=profile.arm, route=plan))
-            return _waiting(decision, plan=arm, profile=profile) if arm.awaited else decision
+            return _waiting(decision, plan=arm, profile=profile) if arm.sleepers else decision
     decision = _decision(plan, profile, fleet, state, now_s, draw)
-    return _waiting(decision, plan=plan, profile=profile) if plan.awaited else decision
+    return _waiting(decision, plan=plan, profile=profile) if plan.sleepers else decision
 
 
 def _waiting(decision: Decision, *, plan: RoutePlan, profile: RequestProfile) -> Decision:
     """The decision of a route that waits while clusters wake: nobody, where only others are left."""
     asleep = {each.deployment.id for each in decision.exclusions if each.reason in ASLEEP}
-    is_awaited = any(deployment.id in asleep for deployment in plan.awaited)
+    is_awaited = plan.while_waking == "wait" and any(d.id in asleep for d in plan.sleepers)
     if not decision.ranked or profile.tried or not is_awaited or _is_at_home(decision):
         return decision
     passed = tuple(Exclusion(deployment=each.deployment, reason=WAITS_FOR_WAKING) for each in decision.ranked)

@@ -89,5 +89,10 @@ def warm_in_s(decision: Decision, *, now_s: float) -> float | None:
     return max(min(left), 1.0) if left else None
 
 
+def is_warm_up_known(decision: Decision) -> bool:
+    """Whether somebody said or measured how long those that are asleep take."""
+    return any(d.wakeable is not None and d.wakeable.is_warm_up_known for d in _asleep(decision))
+
+
 def _asleep(decision: Decision) -> Iterator[Deployment]:
     return (each.deployment for each in decision.exclusions if each.reason in ASLEEP)

@@ -232,9 +232,9 @@ class RoutePlan:
     providers: tuple[Deployment, ...] = field(init=False)
     # Whether there is a choice between equally dear own clusters, so that affinity can matter.
     has_like_clusters: bool = field(init=False)
-    # Own candidates that may get one replica more, the cheapest hour first; and those that are waited for.
+    # Own candidates that may get one replica more, the cheapest hour first; and those that are asleep.
     growable: tuple[Deployment, ...] = field(init=False)
-    awaited: tuple[Deployment, ...] = field(init=False)
+    sleepers: tuple[Deployment, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         own = sorted((d for d in self.candidates if d.cluster_kind == "own"), key=lambda d: d.id)
@@ -246,8 +246,7 @@ class RoutePlan:
         object.__setattr__(self, "providers", tuple(providers))
         growable = [d for d in others if d.wakeable is not None and d.wakeable.can_grow]
         object.__setattr__(self, "growable", tuple(sorted(growable, key=_waking_order)))
-        awaited = [d for d in others if d.state in ASLEEP] if self.while_waking == "wait" else []
-        object.__setattr__(self, "awaited", tuple(awaited))
+        object.__setattr__(self, "sleepers", tuple(d for d in others if d.state in ASLEEP))
 
 
 def _waking_order(deployment: Deployment) -> tuple[bool, int, str]:
