@@ -30,6 +30,12 @@ CLUSTER_FIELDS = (
     "billing",
     "cost_per_hour_nanousd",
     "replica_count",
+    "replicas_max",
+    "wake_url",
+    "wake_auth",
+    "warm_up_s",
+    "billed_s_min",
+    "scale_down_s",
     "tokens_per_s",
     "in_flight_max",
     "default_model",
@@ -49,6 +55,7 @@ ROUTE_FIELDS = (
     "weights",
     "queue_places_max",
     "queue_wait_ms_max",
+    "while_waking",
     "is_enabled",
 )
 EXPERIMENT_FIELDS = (
