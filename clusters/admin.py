@@ -38,6 +38,7 @@ from clusters.models import (
 from clusters.report import certificate_problem
 from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
+from clusters.waking_admin import WAKING_FIELDSET, WAKING_READ_ONLY, WakingColumns
 from routing.cost import nanousd_per_1k_tokens
 
 RECENT_CHECKS = 20
@@ -143,7 +144,7 @@ class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # tak
 
 
 @admin.register(Cluster)
-class ClusterAdmin(InventoryAdmin):
+class ClusterAdmin(WakingColumns, InventoryAdmin):
     """Clusters and providers: how each is, what it costs, what it serves."""
 
     form = ClusterForm
@@ -153,6 +154,7 @@ class ClusterAdmin(InventoryAdmin):
         "place",
         "state_badge",
         "health_badge",
+        "temperature_badge",
         "queue",
         "speed",
         "cost_per_hour",
@@ -164,6 +166,7 @@ class ClusterAdmin(InventoryAdmin):
     inlines = (HourlyCostInline, DeploymentInline, ClusterSecretInline)
     readonly_fields = (
         "health_badge",
+        *WAKING_READ_ONLY,
         "health_checked_at",
         "load",
         "speed",
@@ -185,6 +188,7 @@ class ClusterAdmin(InventoryAdmin):
                 )
             },
         ),
+        WAKING_FIELDSET,
         ("Provider limits", {"fields": ("default_model", "rpm_max", "tpm_max", "burst_percent")}),
         (
             "Secrets (write-only)",
@@ -208,7 +212,7 @@ class ClusterAdmin(InventoryAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """With what each costs now."""
         now = timezone.now()  # noqa: TID251 -- an edge: a page is drawn
-        return with_cost_in_force(super().get_queryset(request), now=now)
+        return with_cost_in_force(super().get_queryset(request), now=now).select_related("waking")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """The cluster, then the secrets entered beside it."""

@@ -74,8 +74,8 @@ def test_export_says_nothing_of_a_cluster_that_is_never_woken(import_text):
             CLUSTER + "    waking: {url: https://a.example.com/, secret: x}\n",
             [
                 (
-                    "5:51: clusters[0].waking.secret: there is no authType beside it; write authType: bearer or "
-                    "hmac, or remove it"
+                    "5:51: clusters[0].waking.secret: there is no authType beside it; write authType: bearer "
+                    "or hmac, or remove it"
                 )
             ],
         ),
@@ -92,8 +92,8 @@ def test_export_says_nothing_of_a_cluster_that_is_never_woken(import_text):
             CLUSTER + "    waking: {url: http://169.254.169.254/}\n",
             [
                 (
-                    "2:11: clusters[0].name: wake hook: 169.254.169.254 is a metadata, link-local or otherwise "
-                    "reserved address, which is never connected to: enter the cluster's own address"
+                    "2:11: clusters[0].name: wake hook: 169.254.169.254 is a metadata, link-local or "
+                    "otherwise reserved address, which is never connected to: enter the cluster's own address"
                 )
             ],
         ),
@@ -101,8 +101,8 @@ def test_export_says_nothing_of_a_cluster_that_is_never_woken(import_text):
             CLUSTER + "    waking: {warmUp: soon, maxReplicas: 0}\n",
             [
                 (
-                    '5:22: clusters[0].waking.warmUp: found "soon"; write a duration in whole seconds, such as '
-                    "30s, 5m or 1h"
+                    '5:22: clusters[0].waking.warmUp: found "soon"; write a duration in whole seconds, such '
+                    "as 30s, 5m or 1h"
                 ),
                 '5:41: clusters[0].waking.maxReplicas: found "0"; write a whole number from 1 to 100000',
             ],
