@@ -10,13 +10,14 @@ pump:  (wait, where all is full or asleep) -> choose -> hold -> deliver (send, r
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from billing.entries import BudgetExceededError, Hold, LedgerUnavailableError, Settlement, WindowClaim
 from billing.group_commit import GroupCommit
