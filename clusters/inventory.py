@@ -105,7 +105,8 @@ def set_replica_count(*, cluster_name: str, replica_count: int, now: datetime) -
     if not 0 <= replica_count <= REPLICAS_MAX:
         raise InventoryError(f"{replica_count} replicas: write a number from 0 to {REPLICAS_MAX}")
     with transaction.atomic():
-        cluster = Cluster.objects.select_for_update().filter(name=cluster_name).first()
+        # Its key stays: gateways may insert the row of its waking meanwhile, and must not wait for us.
+        cluster = Cluster.objects.select_for_update(no_key=True).filter(name=cluster_name).first()
         if cluster is None:
             raise InventoryError(f"there is no cluster {cluster_name!r}: see the names in check_clusters")
         if cluster.billing != Cluster.Billing.AUTOSCALED:

@@ -7,8 +7,10 @@ import pytest
 from django.db import connection
 
 from clusters import inventory
+from clusters.health import Observation
 from clusters.models import Cluster, Waking
-from clusters.waking import note_demand, wake_due_clusters
+from clusters.snapshots import with_cost_in_force
+from clusters.waking import _claimed, note_demand, wake_due_clusters
 from tests.clusters.rows import NOW, add_cluster
 from tests.fakes.scaler import run_hook
 
@@ -275,3 +277,27 @@ def test_deleted_cluster_takes_its_waking_with_it(hook):
     inventory.delete_records(records=[cluster])
 
     assert Waking.objects.count() == 0
+
+
+def test_who_read_before_another_claimed_makes_no_call(hook):
+    sleeper(hook)
+    spilt(ENOUGH)
+    both = [with_cost_in_force(Cluster.objects.all(), now=NOW).get() for _ in range(2)]
+    # Both have read what was spilt before either writes.
+    assert [each.waking.spilt_nanousd for each in both] == [ENOUGH, ENOUGH]
+
+    claims = [_claimed(each, now=NOW) for each in both]
+
+    assert [claim is not None for claim in claims] == [True, False]
+
+
+def test_a_request_that_was_served_wakes_nobody_when_the_cluster_sleeps_again(hook):
+    sleeper(hook)
+    asked()
+    look()
+    inventory.record_health(
+        cluster_id=Cluster.objects.get().id, observation=Observation(is_healthy=True), now=after(10)
+    )
+    inventory.set_replica_count(cluster_name="metal", replica_count=0, now=after(20))
+
+    assert (Cluster.objects.get().temperature, look(at=40)) == ("cold", [])
