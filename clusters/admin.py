@@ -40,6 +40,7 @@ from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
 from clusters.waking_admin import WAKING_FIELDSET, WAKING_READ_ONLY, WakingColumns
 from routing.cost import nanousd_per_1k_tokens
+from routing.types import ASLEEP
 
 RECENT_CHECKS = 20
 HOURLY_COSTS_SHOWN = 12
@@ -253,7 +254,9 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
 
     @admin.display(description="health", ordering="health")
     def health_badge(self, obj: Cluster) -> str:
-        """With the reason, where there is one."""
+        """With the reason, where there is one; that nobody answers is none for a cluster that sleeps."""
+        if obj.billing == Cluster.Billing.AUTOSCALED and obj.temperature in ASLEEP:
+            return badge(css_class="badge-muted", text="Asleep")
         shown = badge(css_class=HEALTH_BADGES.get(obj.health, "badge-muted"), text=obj.get_health_display())
         return format_html("{} {}", shown, obj.health_reason) if obj.health_reason else shown
 

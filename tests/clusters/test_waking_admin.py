@@ -31,6 +31,8 @@ def test_page_shows_what_waking_takes_and_costs(admin_client):
     assert "$0.0101" in page
     changelist = admin_client.get(reverse("admin:clusters_cluster_changelist")).content.decode()
     assert '<span class="badge badge-muted">Cold</span>' in changelist
+    assert '<span class="badge badge-muted">Asleep</span>' in changelist
+    assert "badge-bad" not in changelist
 
 
 def test_page_shows_what_became_of_calls(admin_client):
