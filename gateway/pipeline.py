@@ -227,7 +227,8 @@ class Pipeline:
                 affinity, deployment_id=candidate.deployment.id, now_s=now_s
             )
         self.observer.on_dispatch(attempt, decision=decision, now_s=now_s)
-        if (plan := _plan(job)).growable:
+        if number == 1 and (plan := _plan(job)).growable:
+            # Once a request: what a provider's failure sends on was counted.
             settings = job.snapshot.fleet.settings
             profile = job.request.profile
             self.demand.on_choice(decision, plan=plan, profile=profile, settings=settings, now_s=now_s)

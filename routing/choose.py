@@ -55,7 +55,7 @@ def _waiting(decision: Decision, *, plan: RoutePlan, profile: RequestProfile) ->
     if not decision.ranked or profile.tried or not is_awaited or _is_at_home(decision):
         return decision
     passed = tuple(Exclusion(deployment=each.deployment, reason=WAITS_FOR_WAKING) for each in decision.ranked)
-    return decision._replace(reason="none_eligible", ranked=()).also_excluding(passed)
+    return decision.passing_over(passed)
 
 
 def _is_at_home(decision: Decision) -> bool:

@@ -309,3 +309,9 @@ class Decision(Struct, frozen=True, kw_only=True):
     def also_excluding(self, exclusions: tuple[Exclusion, ...]) -> "Decision":
         """The same with more that were left out."""
         return replace(self, exclusions=self.exclusions + exclusions)
+
+    def passing_over(self, exclusions: tuple[Exclusion, ...]) -> "Decision":
+        """The same with nobody ranked, for these reasons."""
+        return replace(
+            self, reason="none_eligible", ranked=(), exclusions=self.exclusions + exclusions, is_complete=True
+        )
