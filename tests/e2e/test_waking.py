@@ -117,8 +117,15 @@ def served_by(answers):
     return {answer.headers["x-gateway-cluster"] for answer in answers}
 
 
+async def asleep(fleet, scaler, **values):
+    """The scene, once both processes know that the cluster is cold."""
+    scene = Scene(fleet, scaler, **values)
+    await scene.all_know(0.0)
+    return scene
+
+
 async def test_spill_past_the_break_even_wakes_the_cluster_once_and_traffic_comes_home(fleet, scaler):
-    scene = Scene(fleet, scaler)
+    scene = await asleep(fleet, scaler)
     own, provider = scene.own.name, scene.provider.name
     few = [await scene.ask() for _ in range(2)]
     await asyncio.to_thread(wait_until, lambda: scene.cluster()["woken"]["spilt_nanousd"] > 0)
@@ -129,7 +136,7 @@ async def test_spill_past_the_break_even_wakes_the_cluster_once_and_traffic_come
     await scene.tick_until(lambda: scaler.hook.received)
     await scene.all_know(1.0)
     waking = [await scene.ask() for _ in range(3)]
-    asleep = scene.cluster()
+    between = scene.cluster()
     await scene.tick_until(scene.is_warm)
     await scene.all_know(2.0)
     home = await asyncio.gather(*(scene.ask() for _ in range(10)))
@@ -149,7 +156,7 @@ async def test_spill_past_the_break_even_wakes_the_cluster_once_and_traffic_come
         now_s=int(headers["x-timestamp"]),
     )
     assert problem is None
-    assert asleep["temperature"] == "waking"
+    assert between["temperature"] == "waking"
     warm = scene.cluster()
     assert (warm["temperature"], warm["replica_count"], warm["woken"]["warm_up_count"]) == ("warm", 1, 1)
     assert 300 < warm["woken"]["warm_up_ms"] < 8000
@@ -159,7 +166,7 @@ async def test_spill_past_the_break_even_wakes_the_cluster_once_and_traffic_come
 
 
 async def test_route_that_waits_holds_requests_until_its_cluster_is_warm(fleet, scaler):
-    scene = Scene(fleet, scaler, while_waking="wait", queue_places_max=20, queue_wait_ms_max=12_000)
+    scene = await asleep(fleet, scaler, while_waking="wait", queue_places_max=20, queue_wait_ms_max=12_000)
     asking = [asyncio.ensure_future(scene.ask()) for _ in range(4)]
     await scene.tick_until(scene.is_warm)
     answers = await asyncio.gather(*asking)
@@ -172,7 +179,7 @@ async def test_route_that_waits_holds_requests_until_its_cluster_is_warm(fleet, 
 
 
 async def test_request_with_nowhere_else_to_go_wakes_the_cluster_and_waits(fleet, scaler):
-    scene = Scene(fleet, scaler, provider=False, queue_places_max=20, queue_wait_ms_max=12_000)
+    scene = await asleep(fleet, scaler, provider=False, queue_places_max=20, queue_wait_ms_max=12_000)
     asking = asyncio.ensure_future(scene.ask())
     await scene.tick_until(scene.is_warm)
     answer = await asking
@@ -183,7 +190,9 @@ async def test_request_with_nowhere_else_to_go_wakes_the_cluster_and_waits(fleet
 
 
 async def test_who_cannot_wait_is_told_when_the_cluster_should_answer_and_it_is_woken_still(fleet, scaler):
-    scene = Scene(fleet, scaler, provider=False, warm_up_s=90, queue_places_max=20, queue_wait_ms_max=12_000)
+    scene = await asleep(
+        fleet, scaler, provider=False, warm_up_s=90, queue_places_max=20, queue_wait_ms_max=12_000
+    )
     hasty, patient = await scene.ask(**{"x-gateway-max-wait": "0"}), await scene.ask()
     await scene.tick_until(scene.is_warm)
     await scene.all_know(2.0)
@@ -198,7 +207,7 @@ async def test_who_cannot_wait_is_told_when_the_cluster_should_answer_and_it_is_
 
 
 async def test_without_a_worker_requests_spill_and_nobody_is_woken(fleet, scaler):
-    scene = Scene(fleet, scaler)
+    scene = await asleep(fleet, scaler)
     answers = await asyncio.gather(*(scene.ask() for _ in range(20)))
 
     assert served_by(answers) == {scene.provider.name}
@@ -207,7 +216,7 @@ async def test_without_a_worker_requests_spill_and_nobody_is_woken(fleet, scaler
 
 
 async def test_hook_that_fails_costs_requests_nothing(fleet, scaler):
-    scene = Scene(fleet, scaler)
+    scene = await asleep(fleet, scaler)
     scaler.hook.status = 500
     answers = await asyncio.gather(*(scene.ask() for _ in range(20)))
     await scene.tick_until(lambda: scaler.hook.received)
