@@ -5,7 +5,7 @@ The life of one CapacityHour, the hour of one cluster.
 1. Each minute a sample (billing.capacity_samples) adds what the minute costs, at the price in force when it
    began. A committed cluster is paid whether it is used, healthy or enabled, or not: the minutes before its
    first sample and those that nobody sampled count too. An autoscaled cluster is paid for the minutes in
-   which a sample finds it up, for each replica that runs.
+   which a sample finds it up, for each replica that runs; also while it wakes, without capacity to use then.
 2. While the hour is open nobody knows what part of it is used: all that it cost so far stands as idle, and
    `committed_nanousd_per_hour` is what the rest of the hour is committed to (0: autoscaled).
 3. Where samples are missing (the gateway was down) committed hours are filled: at the prices that came into

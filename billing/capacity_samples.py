@@ -41,6 +41,8 @@ class CapacitySample:
     # What the router adds to the price of a token, for the seed's formula in reports.
     overhead_permille: int
     replica_count: int = ONE_CLUSTER
+    # Replicas that still load are paid and make no tokens.
+    is_serving: bool = True
     # (moment, cost per hour) in the order of time: prices that came into force since the latest samples.
     changes: Changes = ()
 
@@ -214,7 +216,8 @@ def _add_sample(row: CapacityHour, *, sample: CapacitySample, now: datetime) -> 
         from_minute=now.minute,
         to_minute=now.minute + 1,
     )
-    row.capacity_tokens += sample.tokens_per_s * SECONDS_PER_MINUTE * count
+    if sample.is_serving:
+        row.capacity_tokens += sample.tokens_per_s * SECONDS_PER_MINUTE * count
     row.committed_nanousd_per_hour = sample.committed_nanousd_per_hour
     row.sample_count += 1
     row.replica_samples += count

@@ -38,7 +38,9 @@ from clusters.models import (
 from clusters.report import certificate_problem
 from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
+from clusters.waking_admin import WAKING_FIELDSET, WAKING_READ_ONLY, WakingColumns
 from routing.cost import nanousd_per_1k_tokens
+from routing.types import ASLEEP
 
 RECENT_CHECKS = 20
 HOURLY_COSTS_SHOWN = 12
@@ -143,7 +145,7 @@ class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # tak
 
 
 @admin.register(Cluster)
-class ClusterAdmin(InventoryAdmin):
+class ClusterAdmin(WakingColumns, InventoryAdmin):
     """Clusters and providers: how each is, what it costs, what it serves."""
 
     form = ClusterForm
@@ -153,6 +155,7 @@ class ClusterAdmin(InventoryAdmin):
         "place",
         "state_badge",
         "health_badge",
+        "temperature_badge",
         "queue",
         "speed",
         "cost_per_hour",
@@ -164,6 +167,7 @@ class ClusterAdmin(InventoryAdmin):
     inlines = (HourlyCostInline, DeploymentInline, ClusterSecretInline)
     readonly_fields = (
         "health_badge",
+        *WAKING_READ_ONLY,
         "health_checked_at",
         "load",
         "speed",
@@ -185,6 +189,7 @@ class ClusterAdmin(InventoryAdmin):
                 )
             },
         ),
+        WAKING_FIELDSET,
         ("Provider limits", {"fields": ("default_model", "rpm_max", "tpm_max", "burst_percent")}),
         (
             "Secrets (write-only)",
@@ -208,7 +213,7 @@ class ClusterAdmin(InventoryAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """With what each costs now."""
         now = timezone.now()  # noqa: TID251 -- an edge: a page is drawn
-        return with_cost_in_force(super().get_queryset(request), now=now)
+        return with_cost_in_force(super().get_queryset(request), now=now).select_related("waking")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """The cluster, then the secrets entered beside it."""
@@ -249,7 +254,9 @@ class ClusterAdmin(InventoryAdmin):
 
     @admin.display(description="health", ordering="health")
     def health_badge(self, obj: Cluster) -> str:
-        """With the reason, where there is one."""
+        """With the reason, where there is one; that nobody answers is none for a cluster that sleeps."""
+        if obj.billing == Cluster.Billing.AUTOSCALED and obj.temperature in ASLEEP:
+            return badge(css_class="badge-muted", text="Asleep")
         shown = badge(css_class=HEALTH_BADGES.get(obj.health, "badge-muted"), text=obj.get_health_display())
         return format_html("{} {}", shown, obj.health_reason) if obj.health_reason else shown
 

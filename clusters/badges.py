@@ -10,6 +10,11 @@ STATE_BADGES = {
     Cluster.State.DRAINING.value: "badge-warn",
     Cluster.State.DISABLED.value: "badge-muted",
 }
+TEMPERATURE_BADGES = {
+    Cluster.Temperature.COLD.value: "badge-muted",
+    Cluster.Temperature.WAKING.value: "badge-warn",
+    Cluster.Temperature.WARM.value: "badge-ok",
+}
 HEALTH_BADGES = {
     Cluster.Health.HEALTHY.value: "badge-ok",
     Cluster.Health.UNHEALTHY.value: "badge-bad",

@@ -14,6 +14,9 @@ BACKENDS = tuple(Cluster.Backend.values)
 AUTH_TYPES = tuple(Cluster.Auth.values)
 BILLINGS = tuple(Cluster.Billing.values)
 STATES = tuple(Cluster.State.values)
+WAKE_AUTHS = tuple(Cluster.WakeAuth.values)
+WAKE_PURPOSE = ClusterSecret.Purpose.WAKE.value
+WHILE_WAKING = tuple(Route.WhileWaking.values)
 CAPABILITIES = record_checks.CAPABILITIES
 POLICIES = record_checks.POLICIES
 REPLICAS_MAX = record_checks.REPLICAS_MAX
@@ -30,6 +33,12 @@ CLUSTER_FIELDS = (
     "billing",
     "cost_per_hour_nanousd",
     "replica_count",
+    "replicas_max",
+    "wake_url",
+    "wake_auth",
+    "warm_up_s",
+    "billed_s_min",
+    "scale_down_s",
     "tokens_per_s",
     "in_flight_max",
     "default_model",
@@ -49,6 +58,7 @@ ROUTE_FIELDS = (
     "weights",
     "queue_places_max",
     "queue_wait_ms_max",
+    "while_waking",
     "is_enabled",
 )
 EXPERIMENT_FIELDS = (

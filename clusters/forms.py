@@ -26,6 +26,7 @@ PEM_FIELDS = {
     "client_key": ClusterSecret.Purpose.CLIENT_KEY.value,
     "ca": ClusterSecret.Purpose.CA.value,
 }
+WAKE_FIELDS = {"wake_secret": ClusterSecret.Purpose.WAKE.value}
 TOKEN_PURPOSES = {
     Cluster.Auth.BEARER.value: ClusterSecret.Purpose.BEARER.value,
     Cluster.Auth.HMAC.value: ClusterSecret.Purpose.HMAC.value,
@@ -155,6 +156,12 @@ class ClusterForm(InventoryForm):
         max_length=inventory.LABEL_CHARACTERS_MAX,
         help_text="The key id of an HMAC secret; else only a note.",
     )
+    wake_secret = forms.CharField(
+        label="New token or HMAC secret of the wake hook",
+        required=False,
+        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
+        help_text="Write-only, as the cluster's own secrets below.",
+    )
     client_certificate = forms.CharField(
         label="New client certificate (PEM)", required=False, widget=WriteOnlyTextarea(attrs={"rows": 3})
     )
@@ -181,6 +188,12 @@ class ClusterForm(InventoryForm):
             "allow_private_network",
             "billing",
             "replica_count",
+            "replicas_max",
+            "wake_url",
+            "wake_auth",
+            "warm_up_s",
+            "billed_s_min",
+            "scale_down_s",
             "tokens_per_s",
             "in_flight_max",
             "default_model",
@@ -201,6 +214,7 @@ class ClusterForm(InventoryForm):
         """Show the price in dollars."""
         super().__init__(*args, **kwargs)
         self.initial.setdefault("cost_per_hour_usd", usd(self.instance.cost_per_hour_nanousd))
+        _let_out(self, "replicas_max", "wake_auth", "billed_s_min", "scale_down_s")
 
     def clean(self) -> dict[str, Any]:
         """The price becomes nano-USD, exactly; each secret is checked before anything is saved."""
@@ -210,6 +224,9 @@ class ClusterForm(InventoryForm):
             self.instance.cost_per_hour_nanousd = nanousd(price)
         if cleaned.get("secret") and cleaned.get("auth_type") not in TOKEN_PURPOSES:
             self.add_error("secret", "choose bearer token or HMAC as authentication to store this")
+        wake_auth = cleaned.get("wake_auth") or self.instance.wake_auth
+        if cleaned.get("wake_secret") and wake_auth == Cluster.WakeAuth.NONE:
+            self.add_error("wake_secret", "choose bearer token or HMAC for the wake hook to store this")
         for field, purpose in self._purposes():
             try:
                 inventory.check_secret(purpose=purpose, plaintext=cleaned[field])
@@ -224,7 +241,7 @@ class ClusterForm(InventoryForm):
 
     def _purposes(self) -> list[tuple[str, str]]:
         token_purpose = TOKEN_PURPOSES.get(self.cleaned_data.get("auth_type", ""))
-        fields = {**({"secret": token_purpose} if token_purpose else {}), **PEM_FIELDS}
+        fields = {**({"secret": token_purpose} if token_purpose else {}), **PEM_FIELDS, **WAKE_FIELDS}
         return [(field, purpose) for field, purpose in fields.items() if self.cleaned_data.get(field)]
 
 
@@ -326,8 +343,14 @@ class RouteForm(InventoryForm):
             "weights",
             "queue_places_max",
             "queue_wait_ms_max",
+            "while_waking",
             "is_enabled",
         )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Waking is nothing that every route has to say something of."""
+        super().__init__(*args, **kwargs)
+        _let_out(self, "while_waking")
 
 
 class RouterSettingsForm(InventoryForm):
@@ -399,6 +422,14 @@ class RouterSettingsForm(InventoryForm):
             if (rate := cleaned.get(f"{name}_usd_per_mtok")) is not None:
                 setattr(self.instance, f"{name}_microusd_per_mtok", int(rate * MICROUSD_PER_USD))
         return cleaned
+
+
+def _let_out(form: forms.BaseForm, *names: str) -> None:
+    """Fields that need not be sent: then what is there, or the model's default, stays."""
+    for name in names:
+        # Who may only look has no fields.
+        if name in form.fields:
+            form.fields[name].required = False
 
 
 def usd(amount_nanousd: int) -> Decimal:

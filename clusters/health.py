@@ -10,6 +10,8 @@ INTERVALS_MAX = 5
 DOWN_INTERVAL_S_MAX = 58
 # After a first failure the second look comes soon: either it is down or it was a hiccup.
 SUSPECT_INTERVAL_S = 5
+# One that was woken is looked at as often as the prober runs.
+WAKING_INTERVAL_S = 1
 JITTER_PERMILLE = 100
 LATENCY_NOISE_MS = 5
 
@@ -22,6 +24,7 @@ class Observation:
     reason: str = ""
     duration_ms: int = 0  # of the health request alone
     is_conclusive: bool = False  # a failure that needs no second look: refused connection or credential
+    is_absent: bool = False  # nobody answered there, or only a proxy that has nobody behind it
     queue_depth: int | None = None
     running_count: int | None = None
     generated_tokens_total: int | None = None
@@ -37,6 +40,7 @@ class Condition:
 
     health: str  # healthy | unhealthy | unknown
     failure_count: int
+    is_waking: bool = False
 
 
 def folded(*, condition: Condition, observation: Observation) -> Condition:
@@ -48,8 +52,41 @@ def folded(*, condition: Condition, observation: Observation) -> Condition:
     return Condition(health="unhealthy" if is_down else condition.health, failure_count=failure_count)
 
 
+def settled_temperature(
+    *,
+    before: str,
+    health: str,
+    observation: Observation,
+    has_hook: bool,
+    replica_count: int,
+    is_awaited: bool,
+) -> str:
+    """cold, waking or warm; empty where nobody can know: it should run, and is not well.
+
+    Args:
+        before: the temperature up to now.
+        health: the cluster's health with this observation in it.
+        observation: what the latest probe saw.
+        has_hook: nobody needs to tell how many replicas run: where nobody answers, none does.
+        replica_count: how many run, as far as anybody said.
+        is_awaited: a replica was asked for and is still waited for.
+    """
+    if observation.is_healthy:
+        return "warm"
+    if health != "unhealthy":
+        return before
+    if is_awaited and (observation.is_absent or replica_count == 0):
+        return "waking"
+    if replica_count == 0 or (has_hook and observation.is_absent):
+        return "cold"
+    return ""
+
+
 def probe_interval(*, condition: Condition, interval_s: int, cluster_id: str) -> timedelta:
     """How long after its latest probe a cluster is due: with back-off while down, spread by its id."""
+    if condition.is_waking:
+        # No jitter and no back-off: requests wait for it.
+        return timedelta(seconds=min(interval_s, WAKING_INTERVAL_S))
     if condition.failure_count == 0:
         seconds = interval_s
     elif condition.health != "unhealthy":

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from django.db import models, transaction
 from django.db.models import F
 
-from clusters import signing, vault
+from clusters import signing, temperature, vault
 from clusters.health import Condition, Observation, folded, settled_latency_ms
 from clusters.models import (
     Cluster,
@@ -39,6 +39,7 @@ _HEALTH_FIELDS = frozenset(
     {
         "health",
         "health_reason",
+        "temperature",
         "health_checked_at",
         "failure_count",
         "queue_depth",
@@ -47,9 +48,18 @@ _HEALTH_FIELDS = frozenset(
         "latency_ms",
     }
 )
+PEM_PURPOSES = frozenset(
+    {
+        ClusterSecret.Purpose.CLIENT_CERTIFICATE,
+        ClusterSecret.Purpose.CLIENT_KEY,
+        ClusterSecret.Purpose.CA,
+    }
+)
 # A change of these makes what the prober knew worthless: it looks again at once.
 _PROBED_FIELDS = ("endpoint", "backend", "auth_type", "allow_private_network", "state")
-_ROUTED_FIELDS = ("health", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms")
+_ROUTED_FIELDS = (
+    *("health", "temperature", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms"),
+)
 
 
 def save_record(*, record: models.Model, left_alone: Collection[str] = ()) -> None:
@@ -87,12 +97,16 @@ def set_cluster_state(*, cluster_id: UUID, state: str) -> None:
         bump_revision()
 
 
-def set_replica_count(*, cluster_name: str, replica_count: int) -> bool:
-    """Note how many replicas an autoscaled cluster runs; for whoever scales it. True if that changed."""
+def set_replica_count(*, cluster_name: str, replica_count: int, now: datetime) -> bool:
+    """Note how many replicas an autoscaled cluster runs; for whoever scales it. True if that changed.
+
+    With none it is cold, with the first it is waking until a probe finds it warm.
+    """
     if not 0 <= replica_count <= REPLICAS_MAX:
         raise InventoryError(f"{replica_count} replicas: write a number from 0 to {REPLICAS_MAX}")
     with transaction.atomic():
-        cluster = Cluster.objects.select_for_update().filter(name=cluster_name).first()
+        # Its key stays: gateways may insert the row of its waking meanwhile, and must not wait for us.
+        cluster = Cluster.objects.select_for_update(no_key=True).filter(name=cluster_name).first()
         if cluster is None:
             raise InventoryError(f"there is no cluster {cluster_name!r}: see the names in check_clusters")
         if cluster.billing != Cluster.Billing.AUTOSCALED:
@@ -102,8 +116,9 @@ def set_replica_count(*, cluster_name: str, replica_count: int) -> bool:
             )
         if cluster.replica_count == replica_count:
             return False
-        cluster.replica_count = replica_count
-        cluster.save(update_fields=["replica_count", "updated_at"])
+        before_count, cluster.replica_count = cluster.replica_count, replica_count
+        temperature.follow_replicas(cluster=cluster, before_count=before_count, now=now)
+        cluster.save(update_fields=["replica_count", "temperature", "updated_at"])
         bump_revision()
     return True
 
@@ -119,7 +134,7 @@ def check_secret(*, purpose: str, plaintext: str) -> str:
         raise InventoryError(
             f"the {purpose} secret is empty or longer than {SECRET_CHARACTERS_MAX} characters"
         )
-    if purpose == ClusterSecret.Purpose.BEARER and not (
+    if purpose in {ClusterSecret.Purpose.BEARER, ClusterSecret.Purpose.WAKE} and not (
         text.isascii() and text.isprintable() and " " not in text
     ):
         raise InventoryError(
@@ -127,7 +142,7 @@ def check_secret(*, purpose: str, plaintext: str) -> str:
         )
     if purpose == ClusterSecret.Purpose.HMAC and not text.isprintable():
         raise InventoryError("the HMAC secret has line breaks or control characters: copy it again")
-    if purpose not in {ClusterSecret.Purpose.BEARER, ClusterSecret.Purpose.HMAC}:
+    if purpose in PEM_PURPOSES:
         try:
             signing.check_pem(purpose=purpose, plaintext=text)
         except signing.SigningError as error:
@@ -144,7 +159,8 @@ def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str =
     if len(label) > LABEL_CHARACTERS_MAX or not label.isprintable():
         raise InventoryError(f"the label must be one line of at most {LABEL_CHARACTERS_MAX} characters")
     with transaction.atomic():
-        _forget_latest_probe(cluster_id)
+        if purpose != ClusterSecret.Purpose.WAKE:
+            _forget_latest_probe(cluster_id)
         live = ClusterSecret.objects.filter(cluster_id=cluster_id, purpose=purpose, is_active=True).count()
         if live >= SECRETS_LIVE_MAX:
             raise InventoryError(f"{live} {purpose} secrets are live already: retire one first")
@@ -189,7 +205,8 @@ def retire_secret(*, secret_id: UUID) -> None:
         secret = ClusterSecret.objects.filter(id=secret_id).first()
         if secret is None:
             raise InventoryError(f"there is no secret {secret_id}: it may have been deleted meanwhile")
-        _forget_latest_probe(secret.cluster_id)
+        if secret.purpose != ClusterSecret.Purpose.WAKE:
+            _forget_latest_probe(secret.cluster_id)
         secret.is_active = False
         secret.ciphertext = b""
         secret.encryption_key_id = ""
@@ -333,6 +350,7 @@ def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> 
     if observation.tokens_per_s is not None:
         cluster.measured_tokens_per_s = observation.tokens_per_s
     cluster.latency_ms = settled_latency_ms(before_ms=cluster.latency_ms, observation=observation)
+    temperature.follow_probe(cluster=cluster, observation=observation, now=now)
 
 
 def _sealed(*, plaintext: str, record_id: UUID) -> vault.Sealed:

@@ -41,6 +41,16 @@ class Cluster(models.Model):
         DRAINING = "draining", "Draining (finishes, takes nothing new)"
         DISABLED = "disabled", "Disabled"
 
+    class Temperature(models.TextChoices):
+        COLD = "cold", "Cold (nothing of it runs)"
+        WAKING = "waking", "Waking (asked for, not there yet)"
+        WARM = "warm", "Warm"
+
+    class WakeAuth(models.TextChoices):
+        NONE = "none", "None"
+        BEARER = "bearer", "Bearer token"
+        HMAC = "hmac", "HMAC signature"
+
     class Health(models.TextChoices):
         HEALTHY = "healthy", "Healthy"
         UNHEALTHY = "unhealthy", "Unhealthy"
@@ -76,6 +86,33 @@ class Cluster(models.Model):
         default=1,
         help_text="Of an autoscaled cluster: how many run now; each costs the hour's price.",
     )
+    replicas_max = models.PositiveIntegerField(
+        "replicas at most",
+        default=1,
+        validators=[MinValueValidator(1)],
+        help_text="The wake hook is never asked for more.",
+    )
+    wake_url = models.CharField(
+        "wake hook",
+        max_length=300,
+        blank=True,
+        help_text="Of an autoscaled cluster: POST here asks for replicas. Empty: nobody is asked.",
+    )
+    wake_auth = models.CharField(
+        "wake hook's authentication", max_length=16, choices=WakeAuth.choices, default=WakeAuth.NONE
+    )
+    warm_up_s = models.PositiveIntegerField(
+        "warm-up (s)",
+        null=True,
+        blank=True,
+        help_text="From the asking to the first answer. Empty: what is measured, else a minute.",
+    )
+    billed_s_min = models.PositiveIntegerField(
+        "billed at least (s)", default=0, help_text="What a replica is paid for once it runs, at least."
+    )
+    scale_down_s = models.PositiveIntegerField(
+        "scale-down window (s)", default=0, help_text="How long an idle replica is kept before it ends."
+    )
     in_flight_max = models.PositiveIntegerField(default=64, validators=[MinValueValidator(1)])
     default_model = models.CharField(max_length=200, blank=True)
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
@@ -93,6 +130,8 @@ class Cluster(models.Model):
     # What the prober saw last. Unknown stays null: a missing metric is never 0.
     health = models.CharField(max_length=16, choices=Health.choices, default=Health.UNKNOWN)
     health_reason = models.CharField(max_length=200, blank=True)
+    # Of an autoscaled cluster; empty: not known, or not autoscaled.
+    temperature = models.CharField(max_length=8, choices=Temperature.choices, blank=True, editable=False)
     health_checked_at = models.DateTimeField(null=True, blank=True)
     failure_count = models.PositiveIntegerField(default=0)
     queue_depth = models.PositiveIntegerField(null=True, blank=True)
@@ -109,10 +148,43 @@ class Cluster(models.Model):
                 condition=Q(cost_per_hour_nanousd__gte=0), name="cluster_cost_per_hour_not_negative"
             ),
             models.CheckConstraint(condition=Q(in_flight_max__gte=1), name="cluster_in_flight_max_positive"),
+            models.CheckConstraint(condition=Q(replicas_max__gte=1), name="cluster_replicas_max_positive"),
         ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+
+class Waking(models.Model):
+    """What gateways spilt for want of a cluster's replicas, and what came of asking for one."""
+
+    cluster = models.OneToOneField(Cluster, on_delete=models.CASCADE, primary_key=True, related_name="waking")
+    # Written by the gateways: what was ever spilt, and when a request last had nowhere else to go.
+    spilt_nanousd = models.BigIntegerField(default=0)
+    asked_at = models.DateTimeField(null=True, blank=True)
+    # The fold of routing.waking over it: up to which sum, at which rate it is spilt, its wish.
+    folded_nanousd = models.BigIntegerField(default=0)
+    folded_at = models.DateTimeField(null=True, blank=True)
+    spill_nanousd_per_hour = models.BigIntegerField(default=0)
+    wished_replicas = models.PositiveIntegerField(default=0)
+    wished_at = models.DateTimeField(null=True, blank=True)
+    # The call of the hook: due at `call_at` (null: none is), claimed by moving it.
+    call_at = models.DateTimeField(null=True, blank=True)
+    call_replicas = models.PositiveIntegerField(default=0)
+    call_reason = models.CharField(max_length=16, blank=True)
+    called_at = models.DateTimeField(null=True, blank=True)
+    failure_count = models.PositiveIntegerField(default=0)
+    error = models.CharField(max_length=200, blank=True)
+    accepted_count = models.PositiveIntegerField(default=0)
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    # Until when a replica that was asked for is expected, and until when it is waited for.
+    expected_at = models.DateTimeField(null=True, blank=True)
+    awaited_until = models.DateTimeField(null=True, blank=True)
+    warm_up_ms = models.PositiveIntegerField(null=True, blank=True)
+    warm_up_count = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"waking of {self.cluster_id}"
 
 
 class HourlyCost(models.Model):
@@ -148,6 +220,7 @@ class ClusterSecret(models.Model):
         CLIENT_CERTIFICATE = "client_certificate", "Client certificate (PEM)"
         CLIENT_KEY = "client_key", "Client key (PEM)"
         CA = "ca", "CA certificate (PEM)"
+        WAKE = "wake", "Wake hook's token or HMAC secret"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="secrets")
@@ -196,6 +269,10 @@ class Deployment(models.Model):
 class Route(models.Model):
     """A public model name with the models that may answer it, its policy and its fallbacks."""
 
+    class WhileWaking(models.TextChoices):
+        SPILL = "spill", "Spill (go to the next)"
+        WAIT = "wait", "Wait for it"
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     model = models.CharField(max_length=200, unique=True)
     candidates = models.JSONField(
@@ -225,6 +302,13 @@ class Route(models.Model):
     )
     queue_wait_ms_max = models.PositiveIntegerField(
         "waiting at most (ms)", null=True, blank=True, help_text="Empty: the router setting."
+    )
+    while_waking = models.CharField(
+        "while an own cluster wakes",
+        max_length=8,
+        choices=WhileWaking.choices,
+        default=WhileWaking.SPILL,
+        help_text="Whether requests go elsewhere meanwhile, or wait for it, as long as requests may wait.",
     )
     is_enabled = models.BooleanField(default=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -46,7 +46,11 @@ def probe_due_clusters(*, now: datetime) -> list[ProbeResult]:
         cluster.id
         for cluster in Cluster.objects.exclude(state=Cluster.State.DISABLED)
         if is_probe_due(
-            condition=Condition(health=cluster.health, failure_count=cluster.failure_count),
+            condition=Condition(
+                health=cluster.health,
+                failure_count=cluster.failure_count,
+                is_waking=cluster.temperature == Cluster.Temperature.WAKING,
+            ),
             checked_at=cluster.health_checked_at,
             interval_s=interval_s,
             cluster_id=str(cluster.id),
@@ -101,7 +105,12 @@ async def _probe_one(view: ClusterView, *, now_s: int) -> Observation:
         async with open_client(cluster=view) as client:
             return await probe(cluster=view, client=client, now_s=now_s, nonce=nonce)
     except ProbeError as error:
-        return Observation(is_healthy=False, reason=error.reason, is_conclusive=error.is_conclusive)
+        return Observation(
+            is_healthy=False,
+            reason=error.reason,
+            is_conclusive=error.is_conclusive,
+            is_absent=error.is_absent,
+        )
     except Exception as error:
         # The edge of one probe: a fault of ours with one cluster must not hide all the others.
         logger.exception("probe_failed name=%s", view.name)

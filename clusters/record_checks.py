@@ -66,12 +66,31 @@ def _check_cluster(cluster: Cluster) -> None:
         raise InventoryError(fault, field="billing")
     if cluster.replica_count > REPLICAS_MAX:
         raise InventoryError(f"at most {REPLICAS_MAX} replicas", field="replica_count")
+    _check_waking(cluster)
     try:
         cluster.tags = placement.checked_tags(cluster.tags, most=TAGS_MAX)
     except placement.PlacementError as error:
         raise InventoryError(f"tags: {error}", field="tags") from error
     if cluster.default_model and (problem := name_problem(cluster.default_model)):
         raise InventoryError(f"default model: {problem}", field="default_model")
+
+
+def _check_waking(cluster: Cluster) -> None:
+    cluster.wake_url = cluster.wake_url.strip()
+    if cluster.replicas_max > REPLICAS_MAX:
+        raise InventoryError(f"at most {REPLICAS_MAX} replicas", field="replicas_max")
+    if not cluster.wake_url:
+        return
+    if cluster.billing != Cluster.Billing.AUTOSCALED:
+        raise InventoryError(
+            f"only an autoscaled cluster is woken, and this one is {cluster.billing}: leave the wake hook "
+            f"empty, or set its billing to autoscaled",
+            field="wake_url",
+        )
+    try:
+        endpoint.check_endpoint(url=cluster.wake_url, allow_private=cluster.allow_private_network)
+    except endpoint.EndpointError as error:
+        raise InventoryError(f"wake hook: {error}", field="wake_url") from error
 
 
 def _check_deployment(deployment: Deployment) -> None:

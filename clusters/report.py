@@ -27,6 +27,8 @@ class ClusterReport:
     cost_per_hour_nanousd: int
     nanousd_per_1k: int | None
     advice: tuple[str, ...]
+    temperature: str = ""  # of an autoscaled cluster: cold, waking or warm
+    is_usable: bool = True  # False: it is down, and nobody can wake it
 
 
 def report_clusters(*, now: datetime, is_probing: bool) -> list[ClusterReport]:
@@ -85,6 +87,8 @@ def _report(
             overhead_permille=overhead_permille,
         ),
         advice=_advice(view, is_healthy=is_healthy, reason=reason, now=now) if is_used else (),
+        temperature=view.temperature,
+        is_usable=is_used and not view.secret_problem and (is_healthy or view.is_wakeable),
     )
 
 
@@ -93,7 +97,9 @@ def _advice(view: ClusterView, *, is_healthy: bool, reason: str, now: datetime) 
     lines = []
     if view.secret_problem:
         lines.append(view.secret_problem)
-    elif not is_healthy:
+    elif view.waking is not None and view.waking.failure_count:
+        lines.append(f"waking it failed {view.waking.failure_count} times in a row: {view.waking.error}")
+    elif not is_healthy and not view.is_wakeable:
         lines.append(f"{reason} ({view.endpoint}, backend {view.backend})")
     if is_healthy and not view.deployments:
         lines.append("it serves no model: add a deployment, or a default model for a provider")

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,9 +11,20 @@ from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from clusters.experiments import ExperimentView, load_experiments
-from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Revision, Route, RouterSettings
+from clusters.models import (
+    Cluster,
+    ClusterSecret,
+    Deployment,
+    HourlyCost,
+    Revision,
+    Route,
+    RouterSettings,
+    Waking,
+)
 from clusters.signing import NoneSigner, Signer, SigningError, TlsIdentity, build_signer, build_tls_identity
+from clusters.temperature import expected_warm_up_s
 from clusters.vault import VaultError, decrypt
+from routing.types import ASLEEP, COLD, WAKING
 
 # Providers that take their API key in a header of their own instead of Authorization.
 TOKEN_HEADERS = {Cluster.Backend.CLAUDE.value: "x-api-key", Cluster.Backend.GEMINI.value: "x-goog-api-key"}
@@ -30,6 +41,21 @@ class DeploymentView:
     context_window: int
     output_tokens_max: int | None
     capabilities: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakingView:
+    """How an autoscaled cluster gets replicas, and what came of the latest asking."""
+
+    has_hook: bool
+    warm_up_s: float
+    is_warm_up_known: bool
+    window_s: int
+    replicas_max: int
+    expected_at: datetime | None = None  # when the replica that was asked for should be there
+    failure_count: int = 0
+    error: str = ""
+    woken_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +98,39 @@ class ClusterView:
     replica_count: int = 1
     cost_changes_at: datetime | None = None  # when the next cost per hour comes into force
     tags: frozenset[str] = frozenset()
+    temperature: str = ""  # cold, waking or warm; empty: not autoscaled, or not known
+    waking: WakingView | None = None  # None: not autoscaled
 
     @property
     def is_usable(self) -> bool:
-        """Whether requests may go there; of an unknown health they may."""
-        return self.state == "active" and self.health != "unhealthy" and not self.secret_problem
+        """Whether requests may go there; of an unknown health they may, and who sleeps can be woken."""
+        is_there = self.health != "unhealthy" or self.is_wakeable
+        return self.state == "active" and is_there and not self.secret_problem
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether nothing of it runs, or not yet."""
+        return self.temperature in ASLEEP
+
+    @property
+    def is_wakeable(self) -> bool:
+        """Whether it is asleep and will not be so once somebody asks for it."""
+        is_coming = self.temperature == WAKING or (self.waking is not None and self.waking.has_hook)
+        return self.is_asleep and is_coming
+
+    @property
+    def running_replica_count(self) -> int:
+        """How many replicas run or start, as far as anybody said; a committed cluster is one."""
+        if self.waking is None or not self.temperature:
+            return self.replica_count
+        return 0 if self.temperature == COLD else max(self.replica_count, 1)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether its hook may be asked for one replica more."""
+        if self.waking is None or self.state != "active":
+            return False
+        return self.waking.has_hook and self.running_replica_count < self.waking.replicas_max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +146,7 @@ class RouteView:
     weights: Mapping[str, int] = field(default_factory=dict)
     queue_places_max: int | None = None
     queue_wait_ms_max: int | None = None
+    while_waking: str = "spill"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +211,8 @@ def load_inventory(*, now: datetime) -> InventorySnapshot:
 def load_clusters(*, now: datetime, cluster_ids: Sequence[UUID] | None = None) -> tuple[ClusterView, ...]:
     """All clusters by name, or those with these ids; three queries."""
     chosen = Cluster.objects.all() if cluster_ids is None else Cluster.objects.filter(id__in=cluster_ids)
-    secrets = ClusterSecret.objects.filter(is_active=True)
+    # The wake hook's is for whoever calls it: clusters.wake_hook.
+    secrets = ClusterSecret.objects.filter(is_active=True).exclude(purpose=ClusterSecret.Purpose.WAKE)
     deployments = Deployment.objects.filter(is_enabled=True)
     if cluster_ids is not None:
         secrets = secrets.filter(cluster_id__in=cluster_ids)
@@ -169,7 +225,7 @@ def load_clusters(*, now: datetime, cluster_ids: Sequence[UUID] | None = None) -
         deployments_of[deployment.cluster_id].append(deployment)
     return tuple(
         _cluster_view(cluster, secrets_of[cluster.id], deployments_of[cluster.id])
-        for cluster in with_cost_in_force(chosen, now=now).order_by("name")
+        for cluster in with_cost_in_force(chosen, now=now).select_related("waking").order_by("name")
     )
 
 
@@ -222,6 +278,29 @@ def _cluster_view(
         replica_count=cluster.replica_count,
         cost_changes_at=cluster.cost_changes_at,
         tags=frozenset(cluster.tags),
+        temperature=cluster.temperature if cluster.billing == Cluster.Billing.AUTOSCALED else "",
+        waking=_waking_view(cluster) if cluster.billing == Cluster.Billing.AUTOSCALED else None,
+    )
+
+
+def _waking_view(cluster: Cluster) -> WakingView:
+    waking: Waking | None = getattr(cluster, "waking", None)
+    window_s = max(cluster.billed_s_min, cluster.scale_down_s)
+    view = WakingView(
+        has_hook=bool(cluster.wake_url),
+        warm_up_s=expected_warm_up_s(cluster, waking),
+        is_warm_up_known=cluster.warm_up_s is not None or (waking is not None and waking.warm_up_count > 0),
+        window_s=window_s,
+        replicas_max=cluster.replicas_max,
+    )
+    if waking is None:
+        return view
+    return replace(
+        view,
+        expected_at=waking.expected_at,
+        failure_count=waking.failure_count,
+        error=waking.error,
+        woken_count=waking.accepted_count,
     )
 
 
@@ -269,6 +348,7 @@ def _route_view(route: Route) -> RouteView:
         weights=dict(route.weights),
         queue_places_max=route.queue_places_max,
         queue_wait_ms_max=route.queue_wait_ms_max,
+        while_waking=route.while_waking,
     )
 
 

@@ -24,7 +24,8 @@ GatewayError
 ├── UpstreamError 502                the upstream failed; the subclasses say how
 │   ├── UpstreamUnreachableError, UpstreamInvalidError, UpstreamAuthError, UpstreamTooLargeError
 │   └── UpstreamRefusedError         its own 400, 404, 413, 422, passed on
-├── UnavailableError 503             NoHealthyClusterError, OverloadedError, LedgerDownError, DrainingError
+├── UnavailableError 503             NoHealthyClusterError, OverloadedError, LedgerDownError, DrainingError,
+│                                    ClusterAsleepError
 └── UpstreamTimeoutError 504
 """
 
@@ -274,6 +275,12 @@ class OverloadedError(UnavailableError):
 class NoHealthyClusterError(UnavailableError):
     code = "no_healthy_cluster"
     retry_after_s = 5.0
+
+
+class ClusterAsleepError(UnavailableError):
+    """What could answer has to wake first; Retry-After says when it should be there."""
+
+    code = "cluster_asleep"
 
 
 class LedgerDownError(UnavailableError):

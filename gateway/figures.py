@@ -87,6 +87,7 @@ def publish(figures: Mapping[str, CostFigures]) -> None:
             ("marginal_usd_per_1k", _usd(each.marginal_nanousd)),
             ("idle_usd_per_hour", _usd(each.idle_nanousd_per_hour)),
             ("break_even_tokens_per_s", each.break_even_tokens_per_s),
+            ("waking_usd", _usd(each.waking_nanousd)),
         ):
             if value is not None:
                 known[cluster, name] = value
@@ -126,6 +127,7 @@ def as_document(each: CostFigures) -> dict[str, str | float | int | None]:
         "break_even_tokens_per_s": each.break_even_tokens_per_s,
         "served_tokens_per_s": each.served_tokens_per_s,
         "overhead_measured": None if overhead is None else overhead / PERMILLE,
+        "waking_usd": _text(each.waking_nanousd),
     }
 
 

@@ -14,11 +14,11 @@ from billing.prices import RateTable
 from billing.principals import Principal
 from clusters import snapshots
 from clusters.signing import Signer, TlsIdentity
-from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView
+from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView, WakingView
 from gateway import metrics
 from gateway.arms import Arms, join_arms
 from routing.cost import nameplate_tokens_per_s, seed_rate_microusd_per_mtok
-from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings
+from routing.types import WAKING, Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings, Wakeable
 
 logger = structlog.get_logger(__name__)
 
@@ -100,7 +100,10 @@ def _as_known(cluster: ClusterView, *, stale_after: timedelta, now: datetime) ->
     checked_at = cluster.health_checked_at
     if checked_at is not None and now - checked_at < stale_after:
         return cluster
-    return replace(cluster, health="unknown", queue_depth=None, running_count=None, latency_ms=None)
+    # One that is to be probed at once, since something of it was changed, sleeps on meanwhile.
+    temperature = cluster.temperature if checked_at is None and cluster.is_asleep else ""
+    unknown = replace(cluster, health="unknown", queue_depth=None, running_count=None, latency_ms=None)
+    return replace(unknown, temperature=temperature)
 
 
 def _target(
@@ -121,7 +124,7 @@ def _target(
         region=cluster.region,
         model=view.model,
         billing=cluster.billing,
-        state="secret_unreadable" if cluster.secret_problem else cluster.state,
+        state=_state(cluster),
         health=cluster.health,
         health_reason=cluster.health_reason,
         context_window=view.context_window,
@@ -138,6 +141,7 @@ def _target(
         rpm_max=cluster.rpm_max if cluster.kind == "provider" else None,
         tpm_max=cluster.tpm_max if cluster.kind == "provider" else None,
         tags=cluster.tags,
+        wakeable=None if cluster.waking is None else _wakeable(cluster, cluster.waking, now=now, now_s=now_s),
     )
     rate = rates.rate_of(model=view.model, cluster_name=cluster.name)
     if rate is None and cluster.kind == "own":
@@ -151,6 +155,25 @@ def _target(
         signer=cluster.signer,
         tls=cluster.tls,
         is_private_allowed=cluster.allow_private_network,
+    )
+
+
+def _state(cluster: ClusterView) -> str:
+    """What stands in the way of using it, by what an operator said before what was seen."""
+    if cluster.secret_problem:
+        return "secret_unreadable"
+    return cluster.temperature if cluster.state == "active" and cluster.is_asleep else cluster.state
+
+
+def _wakeable(cluster: ClusterView, waking: WakingView, *, now: datetime, now_s: float) -> Wakeable:
+    expected_at = waking.expected_at if cluster.temperature == WAKING else None
+    return Wakeable(
+        warm_up_s=waking.warm_up_s,
+        is_warm_up_known=waking.is_warm_up_known,
+        window_s=waking.window_s,
+        warm_at_s=None if expected_at is None else now_s + (expected_at - now).total_seconds(),
+        can_grow=cluster.can_grow,
+        failure_count=waking.failure_count,
     )
 
 
@@ -194,6 +217,7 @@ def _route_plans(routes: Sequence[RouteView], deployments: Sequence[Deployment])
             weights=route.weights,
             queue_places_max=route.queue_places_max,
             queue_wait_s_max=None if route.queue_wait_ms_max is None else route.queue_wait_ms_max / 1000,
+            while_waking=route.while_waking,
         )
     return dict(sorted(plans.items()))
 
@@ -341,7 +365,9 @@ def publish(snapshot: FleetSnapshot) -> None:
     health: dict[metrics.Labels, float] = {}
     cost: dict[metrics.Labels, float] = {}
     for cluster in snapshot.clusters:
-        health[cluster.name, cluster.provider, cluster.region] = health_value.get(cluster.health, -1)
+        # Nobody is to be called out for a cluster that sleeps: the temperature says so.
+        known = "unknown" if cluster.is_asleep else cluster.health
+        health[cluster.name, cluster.provider, cluster.region] = health_value.get(known, -1)
     for target in snapshot.targets.values():
         deployment = target.deployment
         if deployment.rate is not None:
@@ -349,5 +375,18 @@ def publish(snapshot: FleetSnapshot) -> None:
             cost[deployment.cluster, deployment.provider, deployment.region] = usd_per_1k
     metrics.CLUSTER_HEALTH.put(health)
     metrics.CLUSTER_COST.put(cost)
+    _publish_waking(snapshot.clusters)
     running = snapshot.arms.experiments.values()
     metrics.EXPERIMENT_RUNNING.put({(experiment.name,): 1.0 for experiment in running})
+
+
+def _publish_waking(clusters: Sequence[ClusterView]) -> None:
+    """Set the gauges of autoscaled clusters; a temperature that nobody knows has none."""
+    degrees = {"cold": 0, "waking": 1, "warm": 2}
+    autoscaled = [(cluster, cluster.waking) for cluster in clusters if cluster.waking is not None]
+    metrics.CLUSTER_TEMPERATURE.put(
+        {(c.name,): degrees[c.temperature] for c, _ in autoscaled if c.temperature in degrees}
+    )
+    metrics.CLUSTER_REPLICAS.put({(c.name,): c.running_replica_count for c, _ in autoscaled})
+    metrics.CLUSTER_WAKE_FAILURES.put({(c.name,): waking.failure_count for c, waking in autoscaled})
+    metrics.CLUSTER_WARM_UP.put({(c.name,): waking.warm_up_s for c, waking in autoscaled})

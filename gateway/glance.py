@@ -32,9 +32,11 @@ MARGINAL_NOTES = {
     "paid": "paid already",
     "running": "runs anyway",
     "provider_price": "full: a provider's price",
+    "waking": "must be woken",
     "metered": "by the token",
 }
 HEALTH_BADGES = {"healthy": "ok", "unhealthy": "bad", "unknown": "muted"}
+ASLEEP_BADGES = {"cold": "muted", "waking": "warn"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ class CapacityLine:
     served: str
     break_even: str
     verdict: str
+    waking: str = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +147,10 @@ def _is_stale(view: ClusterView, *, since: datetime) -> bool:
 
 def _as_known(view: ClusterView, *, since: datetime) -> ClusterView:
     """The cluster as routing sees it: what an old probe saw is not known any more."""
-    return replace(view, health="unknown", queue_depth=None) if _is_stale(view, since=since) else view
+    if not _is_stale(view, since=since):
+        return view
+    temperature = view.temperature if view.health_checked_at is None and view.is_asleep else ""
+    return replace(view, health="unknown", queue_depth=None, temperature=temperature)
 
 
 def _spend_line(*, now: datetime) -> charts.Sparkline | None:
@@ -191,17 +197,29 @@ def _usage_tiles(totals: reports.ReportRow, *, line: charts.Sparkline | None) ->
 def _fleet_tile(views: Iterable[ClusterView]) -> Tile:
     """What nobody probed lately is routed to as well: only what is known to be down is a warning."""
     used = [view for view in views if view.state == "active"]
-    down = [view for view in used if view.health == "unhealthy" or view.secret_problem]
-    healthy = [view for view in used if view.health == "healthy" and not view.secret_problem]
-    unknown_count = len(used) - len(down) - len(healthy)
-    per_hour = f"{rounded_usd_text(sum(view.cost_per_hour_nanousd for view in used))} per hour"
+    down = [
+        view for view in used if (view.health == "unhealthy" and not view.is_asleep) or view.secret_problem
+    ]
+    asleep = [view for view in used if view.is_asleep and not view.secret_problem]
+    healthy = [
+        view for view in used if view.health == "healthy" and not view.secret_problem and not view.is_asleep
+    ]
+    unknown_count = len(used) - len(down) - len(healthy) - len(asleep)
+    per_hour = f"{rounded_usd_text(sum(_hourly_nanousd(view) for view in used))} per hour"
+    counts = [(unknown_count, "unknown"), (len(asleep), "asleep")]
     return Tile(
         label="Fleet",
         value=f"{len(healthy)} of {len(used)} healthy",
-        note=f"{unknown_count} unknown, {per_hour}" if unknown_count else per_hour,
+        note=", ".join([*(f"{count} {word}" for count, word in counts if count), per_hour]),
         url=reverse("admin:clusters_cluster_changelist"),
         kind="" if not down else "bad" if len(down) == len(used) else "warn",
     )
+
+
+def _hourly_nanousd(view: ClusterView) -> int:
+    """What it costs now, with the replicas of an autoscaled cluster."""
+    replicas = 1 if view.waking is None else view.running_replica_count
+    return view.cost_per_hour_nanousd * replicas
 
 
 def _gateway_tiles(gateway: "Gateway | None") -> tuple[Tile, ...]:
@@ -281,11 +299,16 @@ def _prober_notices(views: Iterable[ClusterView], *, since: datetime) -> Iterabl
 def _cluster_notices(view: ClusterView, *, now: datetime) -> Iterable[Notice]:
     if view.state == "disabled":
         return
-    unhealthy = (view.health_reason or "the prober says no more") if view.health == "unhealthy" else ""
+    is_down = view.health == "unhealthy" and not view.is_asleep
+    unhealthy = (view.health_reason or "the prober says no more") if is_down else ""
+    unwoken = ""
+    if view.waking is not None and view.waking.failure_count:
+        unwoken = f"waking it failed {view.waking.failure_count} times in a row: {view.waking.error}"
     unserving = "" if view.deployments else "it serves no model: add a deployment"
     for kind, text in (
         ("bad", view.secret_problem),
         ("bad", unhealthy),
+        ("bad", unwoken),
         ("warn", certificate_problem(view=view, now=now)),
         ("warn", unserving),
     ):
@@ -328,7 +351,8 @@ def _site_line(
         overhead_permille=inventory.settings.overhead_permille,
     )
     is_active = view.state == "active"
-    badge_kind = HEALTH_BADGES[view.health] if is_active else STATE_BADGES[view.state]
+    health = view.temperature if view.is_asleep else view.health
+    badge_kind = (ASLEEP_BADGES | HEALTH_BADGES)[health] if is_active else STATE_BADGES[view.state]
     row = served.get(view.name, NOTHING_SERVED)
     return SiteLine(
         name=view.name,
@@ -337,7 +361,7 @@ def _site_line(
         is_provider=view.kind == "provider",
         models=", ".join(deployment.model for deployment in view.deployments) or UNKNOWN,
         badge_kind="bad" if view.secret_problem and is_active else badge_kind,
-        badge_text=view.health if is_active else view.state,
+        badge_text=health if is_active else view.state,
         reason=view.secret_problem or view.health_reason,
         queue=_known(view.queue_depth),
         tokens_per_s=_known(tokens_per_s),
@@ -371,6 +395,7 @@ def _capacity_line(each: CostFigures) -> CapacityLine:
         served=UNKNOWN if served is None else f"{served:,.1f}",
         break_even=_known(break_even),
         verdict="a provider would be cheaper" if is_below else "",
+        waking=_usd_or_unknown(each.waking_nanousd),
     )
 
 

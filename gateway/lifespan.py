@@ -20,6 +20,7 @@ from gateway.answer_seal import AnswerSeal
 from gateway.attempt import Reader
 from gateway.database_threads import DatabaseThreads
 from gateway.delivery import Delivery, Limits
+from gateway.demand import WakeDemand
 from gateway.events import Observer
 from gateway.exchange import Exchange
 from gateway.figures import FigureKeeper
@@ -94,6 +95,8 @@ class Gateway:
         # Reports may take long: claims do not wait for them.
         self.claim_threads = DatabaseThreads(count=CLAIM_THREADS)
         self.report_threads = DatabaseThreads(count=1)
+        self.demand_threads = DatabaseThreads(count=1)
+        self.demand = WakeDemand(threads=self.demand_threads, wall_clock=wall_clock)
         self.answers = AnswerKeeper(
             owner=self.owner,
             threads=self.claim_threads,
@@ -132,6 +135,8 @@ class Gateway:
             observer=self.observer,
             retries=RetryBudget(clock=clock),
             waiting=WaitRoom(clock=clock, is_draining=lambda: self.admission.is_draining),
+            demand=self.demand,
+            latest=lambda: self.keeper.snapshot,
             calendar=WindowCalendar(),
             clock=clock,
             wall_clock=wall_clock,
@@ -147,7 +152,7 @@ class Gateway:
         self.exchange.open(settings.DATA_DIR)
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
         loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run(), self.figures.run()]
-        loops.append(self.exchange.run(self.traffic.states))
+        loops += [self.exchange.run(self.traffic.states), self.demand.run()]
         self._nodes = _node_exchange(self.exchange, clock=time.monotonic)
         if self._nodes is not None:
             loops.append(self._nodes.run())
@@ -169,6 +174,7 @@ class Gateway:
         await asyncio.to_thread(self.keeper.close)
         await asyncio.to_thread(self.claim_threads.close)
         await asyncio.to_thread(self.report_threads.close)
+        await asyncio.to_thread(self.demand_threads.close)
         await self.upstreams.aclose()
         for shared in (self.limiter, self._nodes):
             if shared is not None:

@@ -74,6 +74,23 @@ CLUSTER_FIGURES = SnapshotGauge(
     "What a cluster's tokens cost now: averages, margin, idle waste, break-even; the figure has its unit.",
     ["cluster", "figure"],
 )
+CLUSTER_TEMPERATURE = SnapshotGauge(
+    "gateway_cluster_temperature", "Of autoscaled clusters: 0 cold, 1 waking, 2 warm.", ["cluster"]
+)
+CLUSTER_REPLICAS = SnapshotGauge(
+    "gateway_cluster_replicas", "Replicas of an autoscaled cluster that run or start.", ["cluster"]
+)
+CLUSTER_WAKE_FAILURES = SnapshotGauge(
+    "gateway_cluster_wake_failures", "Wakings of a cluster that failed in a row.", ["cluster"]
+)
+CLUSTER_WARM_UP = SnapshotGauge(
+    "gateway_cluster_warm_up_seconds", "How long waking a cluster is expected to take.", ["cluster"]
+)
+SPILT = Counter(
+    "gateway_spilt_nanousd",
+    "Nano-USD that providers were expected to cost for want of a cluster's replicas.",
+    ["cluster"],
+)
 EXPERIMENT_RUNNING = SnapshotGauge(
     "gateway_experiment_running", "1 while the experiment runs; gone once it was stopped.", ["experiment"]
 )
@@ -81,6 +98,10 @@ LEARNT = SnapshotGauge(
     "gateway_deployment_learnt",
     "What this process's traffic taught of a deployment lately; the figure has its unit.",
     ["cluster", "model", "figure"],
+)
+SNAPSHOT_GAUGES = (
+    *(CLUSTER_HEALTH, CLUSTER_COST, CLUSTER_FIGURES, LEARNT, EXPERIMENT_RUNNING),
+    *(CLUSTER_TEMPERATURE, CLUSTER_REPLICAS, CLUSTER_WAKE_FAILURES, CLUSTER_WARM_UP),
 )
 # Where several processes serve one port, these are summed up over those that live, or the worst is told.
 QUEUE_WAITING = Gauge(
@@ -159,7 +180,7 @@ def exposition() -> bytes:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client's
-    for gauge in (CLUSTER_HEALTH, CLUSTER_COST, CLUSTER_FIGURES, LEARNT):
+    for gauge in SNAPSHOT_GAUGES:
         registry.register(gauge)
     return generate_latest(registry)
 

@@ -1,7 +1,7 @@
 """One request from admission to its settled row: read this first.
 
 serve: admit -> a pump (a task of the process) takes over -> the caller reads the outbox.
-pump:  (wait, where all is full) -> choose -> hold -> deliver (send, relay, settle, the last byte).
+pump:  (wait, where all is full or asleep) -> choose -> hold -> deliver (send, relay, settle, the last byte).
        A clamped budget may grant a shorter answer than was asked for, and that is what is sent.
        A fault before the first content chooses anew among the clusters not tried yet, and a refusal for
        length or content among the fallbacks meant for it, within the retry budget; the hold of the failed
@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from billing.entries import BudgetExceededError, Hold, LedgerUnavailableError, Settlement, WindowClaim
 from billing.group_commit import GroupCommit
@@ -27,7 +28,8 @@ from gateway.admission import Admission, Ticket
 from gateway.attempt import Attempt
 from gateway.completion import CompletionRequest
 from gateway.delivery import Delivery
-from gateway.errors import GatewayError, InternalError, LedgerDownError, OverloadedError
+from gateway.demand import WakeDemand
+from gateway.errors import ClusterAsleepError, GatewayError, InternalError, LedgerDownError, OverloadedError
 from gateway.events import Observer
 from gateway.fleet import FleetSnapshot
 from gateway.identifiers import new_attempt_id
@@ -39,6 +41,7 @@ from gateway.retry_budget import RetryBudget
 from gateway.upstream import UpstreamFailure
 from gateway.waiting import Patron, WaitRoom, is_worth_waiting
 from routing.choose import choose
+from routing.spilling import is_warm_up_known, warm_in_s
 from routing.types import Affinity, Candidate, Decision, RoutePlan
 
 logger = structlog.get_logger(__name__)
@@ -76,6 +79,8 @@ class Pipeline:
     observer: Observer
     retries: RetryBudget
     waiting: WaitRoom
+    demand: WakeDemand
+    latest: Callable[[], FleetSnapshot]
     calendar: WindowCalendar
     clock: Callable[[], float]
     wall_clock: Callable[[], datetime]
@@ -154,20 +159,39 @@ class Pipeline:
         if not patron.places_max or patron.wait_s_max <= 0.0:
             return self._next_attempt(job, course)
         refusal: GatewayError = OverloadedError(f"Others wait for `{patron.route}` already.")
-        if not self.waiting.has_line(patron.route):
-            try:
+        try:
+            if not self.waiting.has_line(patron.route):
                 return self._next_attempt(job, course)
-            except GatewayError as error:
-                if not _is_only_full(course):
-                    raise
-                refusal = error
-        take = partial(self._take, job, course)
-        attempt, headers = await self.waiting.wait(patron, outbox=job.outbox, refusal=refusal, take=take)
+            if _plan(job).sleepers:
+                # It stands behind the others; what it waits for, and for how long, its refusal would say.
+                self._choose(job, course, now_s=self.clock())
+        except GatewayError as error:
+            if not _is_only_full(course):
+                raise
+            refusal = error
+        course.is_excused = is_asleep(course.last_decision)
+        attempt, headers = await self.waiting.wait(
+            patron,
+            outbox=job.outbox,
+            refusal=refusal,
+            take=partial(self._take, job, course),
+            warm_in_s=self._warm_in_s(course) if isinstance(refusal, ClusterAsleepError) else None,
+        )
         job.ticket.headers += headers
         return attempt
 
+    def _warm_in_s(self, course: Course) -> float | None:
+        """When what the request waits for should be awake, if anybody knows."""
+        decision = course.last_decision
+        if decision is None or not is_warm_up_known(decision):
+            return None
+        return warm_in_s(decision, now_s=self.clock())
+
     def _take(self, job: Job, course: Course) -> Attempt | None:
-        """For who waits: None while everything is full."""
+        """For who waits: None while everything is full. What was changed meanwhile counts."""
+        snapshot = self.latest()
+        if snapshot is not job.snapshot and job.request.model in snapshot.fleet.routes:
+            job = replace(job, snapshot=snapshot)
         try:
             return self._next_attempt(job, course)
         except GatewayError:
@@ -196,12 +220,18 @@ class Pipeline:
                 return None
             raise OverloadedError("Other requests took each place that this one was to have; send it again.")
         number = course.on_attempt(cluster=candidate.deployment.cluster)
-        attempt = self._new_attempt(job, decision, candidate, number=number)
+        excused_s = now_s - job.started_s if course.is_excused else 0.0
+        attempt = self._new_attempt(job, decision, candidate, number=number, excused_s=excused_s)
         if affinity is not None:
             self.observer.traffic.affinity.on_dispatch(
                 affinity, deployment_id=candidate.deployment.id, now_s=now_s
             )
         self.observer.on_dispatch(attempt, decision=decision, now_s=now_s)
+        if number == 1 and (plan := _plan(job)).growable:
+            # Once a request: what a provider's failure sends on was counted.
+            settings = job.snapshot.fleet.settings
+            profile = job.request.profile
+            self.demand.on_choice(decision, plan=plan, profile=profile, settings=settings, now_s=now_s)
         return attempt
 
     def _choose(self, job: Job, course: Course, *, now_s: float) -> tuple[Decision, Affinity | None]:
@@ -217,14 +247,15 @@ class Pipeline:
         profile = traffic.asked(
             course.told(job.request.profile),
             key_id=key_id,
-            waited_s=now_s - job.started_s,
+            waited_s=0.0 if course.is_excused else now_s - job.started_s,
             tried=frozenset(course.tried),
             affinity=affinity,
         )
         draw = random.random()  # noqa: S311 -- spreads ties, guards nothing
         decision = course.last_decision = choose(profile, fleet, traffic.states, now_s, draw)
         if not decision.ranked and not course.attempt_count:
-            raise no_candidate_refusal(decision, profile=profile)
+            self.demand.on_stranded(decision)
+            raise no_candidate_refusal(decision, profile=profile, now_s=now_s)
         return decision, affinity
 
     def _may_reroute(self, decision: Decision, tried_count: int) -> bool:
@@ -245,7 +276,11 @@ class Pipeline:
         finally:
             self.waiting.on_departure(job.request.model)
 
-    def _new_attempt(self, job: Job, decision: Decision, candidate: Candidate, *, number: int) -> Attempt:
+    def _new_attempt(
+        self, job: Job, decision: Decision, candidate: Candidate, *, number: int, excused_s: float
+    ) -> Attempt:
+        """`excused_s`: spent on waiting for a cluster to wake, which is no miss of who serves it then."""
+        objective = job.snapshot.fleet.settings.objective
         now = self.wall_clock()
         bound = output_bound(profile=job.request.profile, deployment=candidate.deployment)
         hold = new_hold(
@@ -270,9 +305,7 @@ class Pipeline:
             number=number,
             request_started_s=job.started_s,
             started_s=self.clock(),
-            ttft_objective_s=job.snapshot.fleet.settings.objective.ttft_allowed_s(
-                job.request.profile.prompt_tokens_estimate
-            ),
+            ttft_objective_s=objective.ttft_allowed_s(job.request.profile.prompt_tokens_estimate) + excused_s,
             has_content_filter_fallbacks=bool(_plan(job).content_filter_fallbacks),
         )
 
@@ -284,6 +317,11 @@ def _plan(job: Job) -> RoutePlan:
 def _is_only_full(course: Course) -> bool:
     """Whether what was refused may find a place by waiting."""
     return course.last_decision is not None and is_worth_waiting(course.last_decision)
+
+
+def is_asleep(decision: Decision | None) -> bool:
+    """Whether something that could serve the request is woken, or will be for it."""
+    return decision is not None and warm_in_s(decision, now_s=0.0) is not None
 
 
 def patron_of(job: Job) -> Patron:

@@ -1,5 +1,6 @@
 """Words of the refusals that routing and the ledger cause: what was wrong, and what to do."""
 
+import math
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
@@ -7,6 +8,7 @@ from billing.amounts import plain_usd_text, usd_text
 from billing.entries import BudgetExceededError, WindowClaim
 from gateway.errors import (
     BudgetHeldError,
+    ClusterAsleepError,
     ContextLengthError,
     CrossedBudgetError,
     GatewayError,
@@ -18,6 +20,7 @@ from gateway.errors import (
     UnsupportedError,
 )
 from routing.eligibility import RESIDENCY, TAGS
+from routing.spilling import warm_in_s
 from routing.types import Decision, Exclusion, Placement, RequestProfile
 
 PLACEMENT_REASONS = frozenset({RESIDENCY, TAGS})
@@ -28,13 +31,13 @@ IN_DOUBT = "is held by attempts in doubt, whose gateway died"
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
 
 
-def no_candidate_refusal(decision: Decision, *, profile: RequestProfile) -> GatewayError:
+def no_candidate_refusal(decision: Decision, *, profile: RequestProfile, now_s: float) -> GatewayError:
     """Why no deployment may serve the request. A reason that the caller can act on comes first."""
     # A disabled cluster is as good as none: it will not be there for the next try either.
     excluded = [exclusion for exclusion in decision.exclusions if exclusion.reason != "disabled"]
     reasons = {exclusion.reason for exclusion in excluded}
     if profile.placement is None or not reasons & PLACEMENT_REASONS:
-        return _refusal(decision, excluded, profile)
+        return _refusal(decision, excluded, profile, now_s)
     rules = _placement_words(profile.placement, reasons=reasons)
     if reasons <= PLACEMENT_REASONS:
         return PermissionDeniedError(
@@ -42,7 +45,7 @@ def no_candidate_refusal(decision: Decision, *, profile: RequestProfile) -> Gate
             f"Add one that may, or change the rule in Admin.",
             param="model",
         )
-    error = _refusal(decision, excluded, profile)
+    error = _refusal(decision, excluded, profile, now_s)
     error.message = f"{error.message} Mind that {rules}."
     return error
 
@@ -61,7 +64,9 @@ def _placement_words(placement: Placement, *, reasons: Collection[str]) -> str:
     return "; ".join(words)
 
 
-def _refusal(decision: Decision, excluded: Sequence[Exclusion], profile: RequestProfile) -> GatewayError:
+def _refusal(
+    decision: Decision, excluded: Sequence[Exclusion], profile: RequestProfile, now_s: float
+) -> GatewayError:
     reasons = {exclusion.reason for exclusion in excluded}
     model = decision.model
     lacking = sorted(reason.removeprefix("lacks_") for reason in reasons if reason.startswith("lacks_"))
@@ -78,6 +83,13 @@ def _refusal(decision: Decision, excluded: Sequence[Exclusion], profile: Request
         )
     if reasons & FULL_REASONS:
         return OverloadedError(f"Every cluster that serves `{model}` is full ({listed(decision)}).")
+    left_s = warm_in_s(decision, now_s=now_s)
+    if left_s is not None:
+        return ClusterAsleepError(
+            f"What serves `{model}` is asleep and is being woken ({listed(decision)}). It should answer in "
+            f"about {math.ceil(left_s)} s: send the request again then.",
+            retry_after_s=left_s,
+        )
     return NoHealthyClusterError(f"No cluster can serve `{model}` now ({listed(decision)}).")
 
 

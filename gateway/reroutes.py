@@ -25,6 +25,8 @@ class Course:
     is_content_filtered: bool = False
     tried: set[str] = field(default_factory=set)
     last_decision: Decision | None = None
+    # It waits, or waited, for a cluster to wake: no cluster is late for that.
+    is_excused: bool = False
 
     def told(self, profile: RequestProfile) -> RequestProfile:
         """The request as routing should see it now."""

@@ -261,10 +261,13 @@ CELERY_TASK_TIME_LIMIT = 300
 CELERY_TIMEZONE = "UTC"
 # How often beat looks for clusters whose probe is due; the interval itself is a router setting.
 PROBE_TICK_S = 2
+# How often beat looks whether an autoscaled cluster is to be woken: a request may wait for it.
+WAKE_TICK_S = 2
 # Twice a minute, so that beat's drift leaves no minute out; only the first sample of a minute counts.
 CAPACITY_TICK_S = 30
 CELERY_BEAT_SCHEDULE = {
     "probe-clusters": {"task": "clusters.tasks.probe_due_clusters", "schedule": PROBE_TICK_S},
+    "wake-clusters": {"task": "clusters.tasks.wake_due_clusters", "schedule": WAKE_TICK_S},
     "fold-rollups": {"task": "billing.tasks.fold_rollups", "schedule": 60},
     "sample-capacity": {"task": "gateway.tasks.sample_capacity", "schedule": CAPACITY_TICK_S},
     "warn-budgets": {"task": "gateway.tasks.warn_of_budgets", "schedule": 10},

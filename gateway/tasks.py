@@ -12,6 +12,7 @@ from clusters import hourly_costs
 from clusters.snapshots import ClusterView, load_inventory
 from gateway import experiment_guard, notifications
 from routing.cost import TOKENS_PER_S_ASSUMED
+from routing.types import WAKING
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +74,16 @@ def _is_paid_hourly(view: ClusterView) -> bool:
 
 
 def _sample(view: ClusterView, *, changes: Changes, overhead_permille: int) -> CapacitySample:
+    is_waking = view.temperature == WAKING
     return CapacitySample(
         cluster=view.name,
         is_committed=view.billing == COMMITTED,
-        # Nobody keeps replicas for a cluster that is sent nothing.
-        is_up=view.state != DISABLED and view.health != UNHEALTHY,
+        # Nobody keeps replicas for a cluster that is sent nothing; one that is waking is paid already.
+        is_up=view.state != DISABLED and (view.health != UNHEALTHY or is_waking),
+        is_serving=not is_waking,
         cost_per_hour_nanousd=view.cost_per_hour_nanousd,
         tokens_per_s=view.rated_tokens_per_s or view.measured_tokens_per_s or TOKENS_PER_S_ASSUMED,
         overhead_permille=overhead_permille,
-        replica_count=view.replica_count,
+        replica_count=view.running_replica_count,
         changes=changes,
     )

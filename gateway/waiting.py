@@ -6,7 +6,9 @@
    turn would come after the longest it may wait.
 3. The first of a line chooses again whenever a place came free, and every POLL_S besides: another process
    may have freed one, a limit may have been refilled, the inventory may have changed.
-4. It leaves the line when it got a place, when its time is over, when its caller is gone, or when the process
+4. Where what serves the route is asleep it waits as well: for the cluster that is woken, if that is expected
+   to be there in time.
+5. It leaves the line when it got a place, when its time is over, when its caller is gone, or when the process
    drains: then it is told to come again.
 """
 
@@ -18,10 +20,18 @@ from typing import TypeVar
 from msgspec import Struct
 
 from gateway import metrics
-from gateway.errors import DrainingError, GatewayError, InvalidRequestError, OverloadedError
+from gateway.errors import (
+    ClusterAsleepError,
+    DrainingError,
+    GatewayError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
 from gateway.outbox import Headers, Outbox
 from routing import fairness
 from routing.fairness import Departures, Line
+from routing.spilling import warm_in_s
 from routing.types import Decision
 
 POLL_S = 0.1
@@ -91,12 +101,20 @@ class WaitRoom:
                 queue.bells[first].set()
 
     async def wait(
-        self, patron: Patron, *, outbox: Outbox, refusal: GatewayError, take: Callable[[], Place | None]
+        self,
+        patron: Patron,
+        *,
+        outbox: Outbox,
+        refusal: GatewayError,
+        take: Callable[[], Place | None],
+        warm_in_s: float | None = None,
     ) -> tuple[Place, Headers]:
         """What `take` gives once it is this request's turn and there is room, and headers that tell of it.
 
         `take` returns None while there is no room, and raises where there never will be. Raises
-        OverloadedError, in the refusal's words and with what is known of the line, where it takes too long.
+        OverloadedError, or ClusterAsleepError if that is the refusal, in the refusal's words and with what
+        is known of the line, where it takes too long. `warm_in_s`: when a cluster that is woken should be
+        there, if none was before.
         """
         begun_s = self._clock()
         number = self._join(patron, now_s=begun_s)
@@ -105,6 +123,8 @@ class WaitRoom:
         expected_s = fairness.expected_wait_s(
             self._departures.get(patron.route, Departures()), position=position, now_s=begun_s
         )
+        if warm_in_s is not None:
+            expected_s = max(expected_s or 0.0, warm_in_s)
         told = _told(position, expected_s)
         place: Place | None = None
         try:
@@ -114,7 +134,9 @@ class WaitRoom:
             self._leave(patron.route, number, is_served=place is not None)
         if place is None:
             metrics.QUEUE_REFUSED.labels("timed_out").inc()
-            raise _with(refusal, f" It waited {self._clock() - begun_s:.1f} s for a place.", told=told)
+            waited_s = self._clock() - begun_s
+            after_s = None if warm_in_s is None else max(warm_in_s - waited_s, 1.0)
+            raise _with(refusal, f" It waited {waited_s:.1f} s for a place.", told=told, after_s=after_s)
         waited_s = self._clock() - begun_s
         metrics.QUEUE_WAIT.observe(waited_s)
         return place, (*told, (WAITED_HEADER, str(round(waited_s * 1000))))
@@ -215,8 +237,9 @@ def wait_asked(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
 
 
 def is_worth_waiting(decision: Decision) -> bool:
-    """Whether some deployment is only full, or its places went to others just now: they pass on."""
-    return bool(decision.ranked) or any(each.reason in FULL_REASONS for each in decision.exclusions)
+    """Whether some deployment is only full, or its places went to others just now, or it is woken."""
+    is_full = any(each.reason in FULL_REASONS for each in decision.exclusions)
+    return bool(decision.ranked) or is_full or warm_in_s(decision, now_s=0.0) is not None
 
 
 def _told(position: int, expected_s: float | None) -> Headers:
@@ -225,7 +248,8 @@ def _told(position: int, expected_s: float | None) -> Headers:
 
 
 def _with(refusal: GatewayError, words: str, *, told: Headers, after_s: float | None = None) -> GatewayError:
-    error = OverloadedError(f"{refusal.message}{words}", retry_after_s=after_s)
+    kind = ClusterAsleepError if isinstance(refusal, ClusterAsleepError) else OverloadedError
+    error: UnavailableError = kind(f"{refusal.message}{words}", retry_after_s=after_s)
     error.headers = (*error.headers, *told)
     return error
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from routing.affinity import kept
-from routing.eligibility import BREAKER_OPEN, CONTEXT_WINDOW, exclusion_reason
+from routing.eligibility import BREAKER_OPEN, CONTEXT_WINDOW, WAITS_FOR_WAKING, exclusion_reason
 from routing.experiments import other_arms
 from routing.learning import NOTHING_LEARNT, States
 from routing.policies import POLICIES
 from routing.scoring import AUTOSCALED_PLACE, ScoreInput, estimated_cost_nanousd
 from routing.shortcut import soonest
-from routing.types import Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile, RoutePlan
+from routing.types import ASLEEP, Candidate, Decision, Deployment, Exclusion, Fleet, RequestProfile, RoutePlan
 
 # Measured times are never quite equal: so much slower a cluster keeps its sessions, or they would follow the
 # noise. Prices have no such slack.
@@ -31,6 +31,9 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
     in the order of their models. Where nothing but open breakers stands in the way, the one that opens
     soonest is ranked all the same and the reason says `last_resort`.
 
+    Where the route waits for own clusters that are asleep, nobody is ranked who is not of our own; a request
+    that was tried somewhere already goes on to whoever is there.
+
     A request that is in an experiment is decided among its arm's deployments. Where none of those is fit, or
     only behind an open breaker, it is decided as any other: nobody is refused for an experiment's sake.
     """
@@ -39,8 +42,26 @@ def choose(profile: RequestProfile, fleet: Fleet, state: States, now_s: float, d
     if arm is not None:
         decision = _decision(arm, profile, fleet, state, now_s, draw)
         if decision.ranked and decision.reason != "last_resort":
-            return decision.also_excluding(other_arms(model=profile.arm, route=plan))
-    return _decision(plan, profile, fleet, state, now_s, draw)
+            decision = decision.also_excluding(other_arms(model=profile.arm, route=plan))
+            return _waiting(decision, plan=arm, profile=profile) if arm.sleepers else decision
+    decision = _decision(plan, profile, fleet, state, now_s, draw)
+    return _waiting(decision, plan=plan, profile=profile) if plan.sleepers else decision
+
+
+def _waiting(decision: Decision, *, plan: RoutePlan, profile: RequestProfile) -> Decision:
+    """The decision of a route that waits while clusters wake: nobody, where only others are left."""
+    asleep = {each.deployment.id for each in decision.exclusions if each.reason in ASLEEP}
+    is_awaited = plan.while_waking == "wait" and any(d.id in asleep for d in plan.sleepers)
+    if not decision.ranked or profile.tried or not is_awaited or _is_at_home(decision):
+        return decision
+    passed = tuple(Exclusion(deployment=each.deployment, reason=WAITS_FOR_WAKING) for each in decision.ranked)
+    return decision.passing_over(passed)
+
+
+def _is_at_home(decision: Decision) -> bool:
+    best = decision.ranked[0]
+    is_own = best.deployment.cluster_kind == "own" and not best.is_fallback
+    return is_own and decision.reason != "last_resort"
 
 
 def _decision(

@@ -2,6 +2,10 @@
 
 The average tells what tokens did cost and never where the next one should go: capacity that is paid by the
 hour costs nothing more until it is full. The break-even is for whoever buys capacity, not for routing.
+
+A replica of an autoscaled cluster is paid while it loads, and once it is warm for its shortest billing or the
+time until it is taken down again, whichever is longer: its window. Averages and break-even are of such a
+shortest life: what warm-up and window cost, over the tokens of the window alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +15,7 @@ from routing.cost import PERMILLE, SECONDS_PER_HOUR, nanousd_per_1k_tokens
 from routing.eligibility import exclusion_reason
 from routing.learning import NOTHING_LEARNT, States
 from routing.scoring import lateness
-from routing.types import Deployment, Rate, RequestProfile, RoutingSettings
+from routing.types import ASLEEP, Deployment, Rate, RequestProfile, RoutingSettings, Wakeable
 
 # Prompt tokens that come with each output token where no traffic has told: chats of the public traces have 5.
 PROMPT_PERMILLE_ASSUMED = 5000
@@ -56,7 +60,7 @@ class CostFigures:
 
     None: it cannot be known (no speed, no price, no provider to compare with). `marginal_kind` says what
     the next token is: `paid` already, on capacity that is `running` anyway, at the `provider_price` of who
-    would take what no longer fits here, or `metered`.
+    would take what no longer fits here, what `waking` costs where nobody else is, or `metered`.
     """
 
     cluster: str
@@ -70,6 +74,8 @@ class CostFigures:
     served_tokens_per_s: float | None
     # By how much a served token cost more than one of a full cluster at its rated speed.
     overhead_measured_permille: int | None
+    # What one replica more of an autoscaled cluster costs at least, warm-up included.
+    waking_nanousd: int | None = None
 
 
 def cost_figures(
@@ -101,6 +107,12 @@ def metered_nanousd_per_1k(rate: Rate, *, prompt_permille: int) -> int:
     """What 1,000 output tokens cost at a rate, with the prompts that come with them; rounded up."""
     picousd = rate.input_microusd_per_mtok * prompt_permille + rate.output_microusd_per_mtok * PERMILLE
     return -(-picousd // PERMILLE)  # pico-USD per token is nano-USD per 1,000
+
+
+def waking_nanousd(*, cost_per_hour_nanousd: int, wakeable: Wakeable) -> int:
+    """What waking one replica costs at least: its hour x (warm-up + window); rounded up."""
+    paid_s = _whole_s(wakeable.warm_up_s) + wakeable.window_s
+    return -(-cost_per_hour_nanousd * paid_s // SECONDS_PER_HOUR)
 
 
 def break_even_tokens_per_s(
@@ -139,17 +151,20 @@ def _figures(
         )
     models = {deployment.model for deployment in group}
     elsewhere = _cheapest([d for d in providers if d.model in models], prompt_permille=prompt_permille)
-    kind, marginal = "provider_price", elsewhere
-    if has_room:
-        kind, marginal = ("paid" if first.billing == "committed" else "running"), 0
+    cost_per_hour_nanousd = _with_warm_up(first)
 
     def average_at(tokens_per_s: int | None) -> int | None:
         return nanousd_per_1k_tokens(
-            cost_per_hour_nanousd=first.cost_per_hour_nanousd,
+            cost_per_hour_nanousd=cost_per_hour_nanousd,
             tokens_per_s=tokens_per_s,
             overhead_permille=settings.overhead_permille,
         )
 
+    kind, marginal = "provider_price", elsewhere
+    if has_room:
+        kind, marginal = ("paid" if first.billing == "committed" else "running"), 0
+    elif first.state in ASLEEP and elsewhere is None:
+        kind, marginal = "waking", average_at(first.rated_tokens_per_s)
     return CostFigures(
         cluster=first.cluster,
         average_measured_nanousd=average_at(first.measured_tokens_per_s),
@@ -158,7 +173,7 @@ def _figures(
         marginal_kind=kind,
         idle_nanousd_per_hour=served.idle_nanousd // served.hours if served.hours else None,
         break_even_tokens_per_s=break_even_tokens_per_s(
-            cost_per_hour_nanousd=first.cost_per_hour_nanousd,
+            cost_per_hour_nanousd=cost_per_hour_nanousd,
             overhead_permille=settings.overhead_permille,
             provider_nanousd_per_1k=elsewhere,
         )
@@ -166,7 +181,24 @@ def _figures(
         else None,
         served_tokens_per_s=served.tokens_per_s,
         overhead_measured_permille=_overhead(served),
+        waking_nanousd=None
+        if first.wakeable is None
+        else waking_nanousd(cost_per_hour_nanousd=first.cost_per_hour_nanousd, wakeable=first.wakeable),
     )
+
+
+def _with_warm_up(deployment: Deployment) -> int:
+    """The hour's cost, raised by what the warm-up before a window adds to each second of it; rounded up."""
+    wakeable = deployment.wakeable
+    if wakeable is None or not wakeable.window_s:
+        return deployment.cost_per_hour_nanousd
+    paid_s = _whole_s(wakeable.warm_up_s) + wakeable.window_s
+    return -(-deployment.cost_per_hour_nanousd * paid_s // wakeable.window_s)
+
+
+def _whole_s(seconds: float) -> int:
+    """Rounded up."""
+    return -int(-seconds // 1)
 
 
 def _cheapest(providers: Sequence[Deployment], *, prompt_permille: int) -> int | None:

@@ -2,12 +2,14 @@
 
 from routing import breaker, quota
 from routing.learning import DeploymentState
-from routing.types import Deployment, Placement, RequestProfile, RoutingSettings
+from routing.types import ASLEEP, Deployment, Placement, RequestProfile, RoutingSettings
 
 # The one reason that is dropped when nothing else is left: a breaker is a guess, and a guess
 # about a failing cluster is better than a refusal.
 BREAKER_OPEN = "breaker_open"
 CONTEXT_WINDOW = "context_window"
+# Of a route that waits for its own clusters: who could have served the request meanwhile.
+WAITS_FOR_WAKING = "waits_for_waking"
 # What an operator wrote into a key or its team: never dropped, whatever else is left.
 RESIDENCY = "residency"
 TAGS = "tags"
@@ -38,6 +40,8 @@ def exclusion_reason(
     return (
         _condition_reason(deployment)
         or _fitness_reason(deployment, profile=profile)
+        # Only whoever could serve the request were it awake is woken and waited for.
+        or (deployment.state if deployment.state in ASLEEP else "")
         or _load_reason(deployment, state=state, settings=settings, trusts_polls=trusts_polls)
         or _quota_reason(deployment, profile=profile, state=state, now_s=now_s)
         or (BREAKER_OPEN if breaker.phase(state.breaker, now_s=now_s) == "open" else "")
@@ -72,6 +76,8 @@ def _placement_reason(deployment: Deployment, placement: Placement) -> str:
 
 
 def _condition_reason(deployment: Deployment) -> str:
+    if deployment.state in ASLEEP:
+        return ""
     if deployment.state != "active":
         return deployment.state
     return "unhealthy" if deployment.health == "unhealthy" else ""

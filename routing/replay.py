@@ -27,7 +27,7 @@ from routing.lengths import Lengths
 from routing.physics import Chance, Job, Router, Simulation, Site
 from routing.quota import limit_of
 from routing.replay_sites import sites_of
-from routing.types import Deployment, Fleet, Objective, RequestProfile, RoutePlan, Usage
+from routing.types import ASLEEP, Deployment, Fleet, Objective, RequestProfile, RoutePlan, Usage
 
 US_PER_HOUR = 3_600_000_000
 
@@ -231,7 +231,13 @@ def as_if_unseen(fleet: Fleet, *, replicas: Mapping[str, int]) -> Fleet:
         is_own = deployment.cluster_kind == "own"
         latency_ms = None if is_own else deployment.latency_ms
         return replace(
-            deployment, health="healthy", health_reason="", queue_depth=None, latency_ms=latency_ms
+            deployment,
+            # Who sleeps now may have run then; how many replicas did is said by `replicas`.
+            state="active" if deployment.state in ASLEEP else deployment.state,
+            health="healthy",
+            health_reason="",
+            queue_depth=None,
+            latency_ms=latency_ms,
         )
 
     return with_deployments(fleet, unseen)

@@ -125,6 +125,25 @@ class RequestProfile(Struct, frozen=True, kw_only=True):
     arm: str = ""
 
 
+# States of an autoscaled cluster that nobody told to stop: nothing of it runs, or it is starting.
+COLD, WAKING = "cold", "waking"
+ASLEEP = frozenset({COLD, WAKING})
+# After so many failures in a row another cluster is woken first.
+HOOK_FAILURES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wakeable:
+    """How an autoscaled cluster gets one replica more; the gateway may ask for it where `can_grow`."""
+
+    warm_up_s: float  # from the asking to the first answer
+    is_warm_up_known: bool = True  # False: nobody said, nothing was measured, it is assumed
+    window_s: int = 0  # once it is warm a replica is paid for at least so long
+    warm_at_s: float | None = None  # of one that is waking: when it should be warm, on the monotonic clock
+    can_grow: bool = True
+    failure_count: int = 0  # calls of its hook that failed in a row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """A model on a cluster, as routing sees it. `None` means unknown, never zero."""
@@ -136,7 +155,7 @@ class Deployment:
     region: str
     model: str
     billing: str  # committed | autoscaled | metered
-    state: str  # active | draining | disabled
+    state: str  # active | draining | disabled | secret_unreadable | cold | waking
     health: str  # healthy | unhealthy | unknown
     health_reason: str
     context_window: int
@@ -154,6 +173,7 @@ class Deployment:
     rpm_max: int | None = None  # the provider's own limits
     tpm_max: int | None = None
     tags: frozenset[str] = frozenset()
+    wakeable: Wakeable | None = None  # None: not autoscaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,11 +226,15 @@ class RoutePlan:
     # How many may wait for a place, and how long at most; None: as in the settings.
     queue_places_max: int | None = None
     queue_wait_s_max: float | None = None
+    while_waking: str = "spill"  # or wait: for own candidates that are asleep, instead of going elsewhere
     # Own candidates by the kind of their price, committed before autoscaled, and providers; made here, by id.
     own_levels: tuple[tuple[Deployment, ...], ...] = field(init=False)
     providers: tuple[Deployment, ...] = field(init=False)
     # Whether there is a choice between equally dear own clusters, so that affinity can matter.
     has_like_clusters: bool = field(init=False)
+    # Own candidates that may get one replica more, the cheapest hour first; and those that are asleep.
+    growable: tuple[Deployment, ...] = field(init=False)
+    sleepers: tuple[Deployment, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         own = sorted((d for d in self.candidates if d.cluster_kind == "own"), key=lambda d: d.id)
@@ -220,6 +244,16 @@ class RoutePlan:
         object.__setattr__(self, "has_like_clusters", max(len(committed), len(others)) > 1)
         providers = sorted((d for d in self.candidates if d.cluster_kind != "own"), key=_list_price)
         object.__setattr__(self, "providers", tuple(providers))
+        growable = [d for d in others if d.wakeable is not None and d.wakeable.can_grow]
+        object.__setattr__(self, "growable", tuple(sorted(growable, key=_waking_order)))
+        object.__setattr__(self, "sleepers", tuple(d for d in others if d.state in ASLEEP))
+
+
+def _waking_order(deployment: Deployment) -> tuple[bool, int, str]:
+    """Whose hook does not work comes last: else nobody would be woken in its place."""
+    assert deployment.wakeable is not None
+    is_failing = deployment.wakeable.failure_count >= HOOK_FAILURES_MAX
+    return is_failing, deployment.cost_per_hour_nanousd, deployment.id
 
 
 def _list_price(deployment: Deployment) -> tuple[float, str]:
@@ -275,3 +309,9 @@ class Decision(Struct, frozen=True, kw_only=True):
     def also_excluding(self, exclusions: tuple[Exclusion, ...]) -> "Decision":
         """The same with more that were left out."""
         return replace(self, exclusions=self.exclusions + exclusions)
+
+    def passing_over(self, exclusions: tuple[Exclusion, ...]) -> "Decision":
+        """The same with nobody ranked, for these reasons."""
+        return replace(
+            self, reason="none_eligible", ranked=(), exclusions=self.exclusions + exclusions, is_complete=True
+        )

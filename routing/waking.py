@@ -1,4 +1,7 @@
-"""When to wake a replica of an autoscaled cluster: rent or buy, as a pure fold over what was spilt."""
+"""When to wake a replica of an autoscaled cluster: rent or buy, as a pure fold over what was spilt.
+
+And how long it then takes: what the operator says and what was measured, together.
+"""
 
 from dataclasses import dataclass
 from math import exp
@@ -8,6 +11,11 @@ SPILL_TAU_S = 60.0
 BREAK_EVEN = 2.0
 PAUSE_S = 30.0
 FORGET_S = 60.0
+# How long waking takes where nobody said and nothing was measured.
+WARM_UP_ASSUMED_S = 60.0
+GIVEN_COUNT = 2
+LEARNT_WEIGHT = 0.3
+PATIENCE_S_MIN, PATIENCE_FACTOR = 60.0, 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +51,25 @@ def on_look(
     if spill.replicas and now_s - spill.woken_at_s > FORGET_S:
         return Spill(usd_per_s=spill.usd_per_s, at_s=spill.at_s, replicas=0, woken_at_s=spill.woken_at_s)
     return spill
+
+
+def warm_up_s(*, given_s: float | None, learnt_s: float | None, learnt_count: int) -> float:
+    """How long a replica takes from the asking to its first answer, as far as anybody knows.
+
+    What was given counts as GIVEN_COUNT measurements; who knows nothing assumes WARM_UP_ASSUMED_S.
+    """
+    if learnt_s is None or learnt_count <= 0:
+        return WARM_UP_ASSUMED_S if given_s is None else given_s
+    if given_s is None:
+        return learnt_s
+    return (given_s * GIVEN_COUNT + learnt_s * learnt_count) / (GIVEN_COUNT + learnt_count)
+
+
+def learnt_warm_up_s(*, before_s: float | None, measured_s: float) -> float:
+    """The mean of what was measured, the newer counting more."""
+    return measured_s if before_s is None else before_s + LEARNT_WEIGHT * (measured_s - before_s)
+
+
+def patience_s(expected_s: float) -> float:
+    """How long a replica that was asked for is waited for before the cluster counts as cold again."""
+    return max(PATIENCE_S_MIN, PATIENCE_FACTOR * expected_s)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from clusters.endpoint import EndpointError, check_address, check_endpoint
-from clusters.probes.exchange import ProbeError, ProbeTarget
+from clusters.probes.exchange import Place, ProbeError
 from clusters.signing import ssl_context
 
 CONNECT_TIMEOUT_S = 2
@@ -17,7 +17,7 @@ READ_TIMEOUT_S = 5
 
 
 @asynccontextmanager
-async def open_client(*, cluster: ProbeTarget) -> AsyncIterator[httpx.AsyncClient]:
+async def open_client(*, cluster: Place) -> AsyncIterator[httpx.AsyncClient]:
     """A client that connects to nothing but the checked address of the cluster's endpoint.
 
     Raises `ProbeError` where the name does not resolve or resolves to what is never connected to.
@@ -56,7 +56,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-async def _pinned_transport(cluster: ProbeTarget) -> PinnedTransport:
+async def _pinned_transport(cluster: Place) -> PinnedTransport:
     try:
         check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
         address = await _address(cluster)
@@ -66,7 +66,7 @@ async def _pinned_transport(cluster: ProbeTarget) -> PinnedTransport:
     return PinnedTransport(address=address, inner=httpx.AsyncHTTPTransport(verify=verify, trust_env=False))
 
 
-async def _address(cluster: ProbeTarget) -> str:
+async def _address(cluster: Place) -> str:
     """IPv4 first, as most servers listen there; all the name's addresses must be allowed."""
     parts = urlsplit(cluster.endpoint)
     host = parts.hostname or ""
@@ -74,9 +74,11 @@ async def _address(cluster: ProbeTarget) -> str:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, parts.port, type=socket.SOCK_STREAM)
     except TimeoutError as error:
-        raise ProbeError(f"the name {host} was not resolved in time") from error
+        raise ProbeError(f"the name {host} was not resolved in time", is_absent=True) from error
     except OSError as error:
-        raise ProbeError(f"the name {host} does not resolve: check it, or the resolver") from error
+        # As a headless service in Kubernetes does not while it has no replica.
+        words = f"the name {host} does not resolve: check it, or the resolver"
+        raise ProbeError(words, is_absent=True) from error
     addresses = [str(info[4][0]) for info in sorted(found, key=lambda info: info[0] != socket.AF_INET)]
     for address in addresses:
         check_address(address=address, allow_private=cluster.allow_private_network)

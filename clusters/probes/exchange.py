@@ -13,11 +13,20 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 ANTHROPIC_VERSION = "2023-06-01"
 
 
-class ProbeTarget(Protocol):
-    """What a probe needs to know of a cluster; `clusters.snapshots.ClusterView` is one."""
+class Place(Protocol):
+    """What it takes to connect to an address that somebody entered."""
 
     @property
     def endpoint(self) -> str: ...
+    @property
+    def allow_private_network(self) -> bool: ...
+    @property
+    def tls(self) -> TlsIdentity | None: ...
+
+
+class ProbeTarget(Place, Protocol):
+    """What a probe needs to know of a cluster; `clusters.snapshots.ClusterView` is one."""
+
     @property
     def kind(self) -> str: ...
     @property
@@ -25,11 +34,7 @@ class ProbeTarget(Protocol):
     @property
     def auth_type(self) -> str: ...
     @property
-    def allow_private_network(self) -> bool: ...
-    @property
     def signer(self) -> Signer: ...
-    @property
-    def tls(self) -> TlsIdentity | None: ...
     @property
     def secret_problem(self) -> str: ...
     @property
@@ -39,11 +44,12 @@ class ProbeTarget(Protocol):
 class ProbeError(Exception):
     """The cluster is not healthy, and why; `is_conclusive` where no second look is needed."""
 
-    def __init__(self, reason: str, *, is_conclusive: bool = False) -> None:
-        """`reason` is shown to operators."""
+    def __init__(self, reason: str, *, is_conclusive: bool = False, is_absent: bool = False) -> None:
+        """`reason` is shown to operators; `is_absent`: nobody is there, as where no replica runs."""
         super().__init__(reason)
         self.reason = reason
         self.is_conclusive = is_conclusive
+        self.is_absent = is_absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +127,15 @@ def _as_probe_error(error: httpx.HTTPError) -> ProbeError:
         cause = cause.__cause__ or cause.__context__
     text = " ".join(texts).lower()
     if isinstance(error, httpx.ConnectTimeout):
-        return ProbeError("no connection within the time-out: check address, port and firewall")
+        words = "no connection within the time-out: check address, port and firewall"
+        return ProbeError(words, is_absent=True)
     if isinstance(error, httpx.TimeoutException):
-        return ProbeError("connected, but no answer within the time-out")
+        return ProbeError("connected, but no answer within the time-out", is_absent=True)
     if "certificate" in text or "ssl" in text:
         return ProbeError(f"TLS failed: {error}")
     if isinstance(error, httpx.ConnectError):
         if "refused" in text:
-            return ProbeError("connection refused: is the server running there?", is_conclusive=True)
-        return ProbeError(f"no connection: {error}")
-    return ProbeError(f"the connection broke: {type(error).__name__}")
+            words = "connection refused: is the server running there?"
+            return ProbeError(words, is_conclusive=True, is_absent=True)
+        return ProbeError(f"no connection: {error}", is_absent=True)
+    return ProbeError(f"the connection broke: {type(error).__name__}", is_absent=True)

@@ -62,9 +62,16 @@ async def probe(
                     seen, exchange=exchange, backend=cluster.backend, sample_gap_s=sample_gap_s
                 )
     except ProbeError as error:
-        return Observation(is_healthy=False, reason=error.reason, is_conclusive=error.is_conclusive)
+        return Observation(
+            is_healthy=False,
+            reason=error.reason,
+            is_conclusive=error.is_conclusive,
+            is_absent=error.is_absent,
+        )
     except TimeoutError:
-        return Observation(is_healthy=False, reason=f"no answer within {TOTAL_TIMEOUT_S:.0f} s")
+        return Observation(
+            is_healthy=False, reason=f"no answer within {TOTAL_TIMEOUT_S:.0f} s", is_absent=True
+        )
     return seen
 
 
@@ -97,8 +104,9 @@ def _check_health(*, reply: Reply, path: str) -> None:
     if status == httpx.codes.NOT_FOUND:
         raise ProbeError(f"there is no {path} (HTTP 404): check endpoint and backend")
     if status == httpx.codes.SERVICE_UNAVAILABLE:
-        raise ProbeError("not ready (HTTP 503): starting, or its engine is dead")
-    raise ProbeError(f"{path} answers HTTP {status}")
+        raise ProbeError("not ready (HTTP 503): starting, or its engine is dead", is_absent=True)
+    is_absent = status in {httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT}
+    raise ProbeError(f"{path} answers HTTP {status}", is_absent=is_absent)
 
 
 async def _with_load(

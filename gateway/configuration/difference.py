@@ -7,9 +7,10 @@ from gateway.configuration.conversion import quoted
 from gateway.configuration.experiments import GUARDS
 from gateway.configuration.members import Field, written_values
 from gateway.configuration.schema import MODEL, PRICES, RATE_LIMIT, ROUTE, ROUTER, SERVER, SITE
+from gateway.configuration.waking import TOLD_FIELDS
 from routing.types import Rate
 
-_EVERY_CLUSTER_FIELD = (*SITE, *RATE_LIMIT)
+_EVERY_CLUSTER_FIELD = (*SITE, *RATE_LIMIT, *TOLD_FIELDS)
 _EVERY_SETTING = (*SERVER, *ROUTER)
 _EXPERIMENT_KEYS = {
     "arms": "arms",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from billing.prices import RateTable, load_rates
 from clusters.catalogue import (
+    WAKE_PURPOSE,
     ClusterEntry,
     DeploymentEntry,
     ExperimentEntry,
@@ -27,6 +28,7 @@ from gateway.configuration.schema import (
     SERVER,
     SITE,
 )
+from gateway.configuration.waking import waking_lines
 
 _HEADER = (
     "# Tollgate's configuration: `manage.py import_config FILE` reads it.",
@@ -36,7 +38,7 @@ _HEADER = (
 _QUIET_SITE = {"state": "active", "allow_private_network": False, "tokens_per_s": None, "replica_count": 1}
 _QUIET_PROVIDER = {"cost_per_hour_nanousd": 0, "billing": "metered", "auth_type": "bearer"}
 _QUIET_MODEL = {"is_enabled": True}
-_QUIET_ROUTE = {"is_enabled": True}
+_QUIET_ROUTE = {"is_enabled": True, "while_waking": "spill"}
 _FILE_KEYS = {"client_certificate": "certFile", "client_key": "keyFile", "ca": "caFile"}
 _VARIABLE_ENDINGS = {
     "apiKey": "API_KEY",
@@ -44,6 +46,7 @@ _VARIABLE_ENDINGS = {
     "certFile": "CERT_FILE",
     "keyFile": "KEY_FILE",
     "caFile": "CA_FILE",
+    "wake": "WAKE_SECRET",
 }
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9]+")
 
@@ -114,6 +117,10 @@ def _site_lines(cluster: ClusterEntry, rates: RateTable, placeholders: _Placehol
     limits = _loud_values(cluster.values, quiet={"burst_percent": 100}, fields=RATE_LIMIT)
     if limits:
         lines.append(f"rateLimit: {_flow(limits)}")
+    if not is_provider:
+        is_kept = WAKE_PURPOSE in cluster.secret_purposes and cluster.values["wake_auth"] != "none"
+        placeholder = placeholders.give(cluster_name=cluster.name, key="wake") if is_kept else ""
+        lines += waking_lines(cluster.values, placeholder=placeholder)
     if cluster.deployments:
         lines.append("models:")
         lines += [

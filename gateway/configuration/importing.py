@@ -199,6 +199,10 @@ class _Importing:
             keys = _secret_keys(auth_type=auth_type, is_provider=bool(site.provider_type))
             text = f"authType {auth_type} needs {keys}; write it, or authType: none"
             self._notes.refuse(site.place, text)
+        is_signed = bool(kept.get("wake_url")) and kept.get("wake_auth", "none") != "none"
+        if is_signed and catalogue.WAKE_PURPOSE not in there:
+            text = f"waking.authType {kept['wake_auth']} needs waking.secret; write it, or authType: none"
+            self._notes.refuse(site.place, text)
 
     def _import_model(self, site: SiteEntry, *, model: ModelEntry) -> None:
         values = {**self._new_model_defaults(site, model=model), **model.values}

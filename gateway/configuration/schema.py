@@ -15,9 +15,10 @@ from clusters.catalogue import (
     REPLICAS_MAX,
     STATES,
     WEIGHT_MAX,
+    WHILE_WAKING,
 )
 from clusters.hourly_costs import CostChange
-from gateway.configuration import conversion, hourly_prices
+from gateway.configuration import conversion, hourly_prices, waking
 from gateway.configuration.document import Document, Entry, Item, Place, Scalar, Section
 from gateway.configuration.experiments import FileExperiment, read_experiment
 from gateway.configuration.members import Field, Members, Notes
@@ -136,6 +137,7 @@ ROUTE = (
         kind=conversion.numbers(key=CLUSTER_NAME, number=conversion.whole_number(least=0, most=WEIGHT_MAX)),
     ),
     *QUEUE,
+    Field(key="whileWaking", target="while_waking", kind=conversion.choice(*WHILE_WAKING)),
     Field(key="enabled", target="is_enabled", kind=conversion.flag()),
 )
 
@@ -143,7 +145,11 @@ _SECTIONS = ("server", "router", "clusters", "externalProviders", "routes")
 _PROVIDER_ONLY = ("type", "enabled", "baseURL", "apiKey", "apiKeyFile")
 _SECRETS = (*VALUE_KEYS, *SECRET_FILE_KEYS, *PEM_PURPOSES)
 _EVERY_SITE_KEY = ("name", *(each.key for each in SITE), "rateLimit", "models", *_SECRETS, *_PROVIDER_ONLY)
-CLUSTER_KEYS = (*(key for key in _EVERY_SITE_KEY if key not in _PROVIDER_ONLY), hourly_prices.KEY)
+CLUSTER_KEYS = (
+    *(key for key in _EVERY_SITE_KEY if key not in _PROVIDER_ONLY),
+    hourly_prices.KEY,
+    waking.KEY,
+)
 PROVIDER_KEYS = tuple(dict.fromkeys(_EVERY_SITE_KEY))
 
 # The types of the seed: where each provider answers.
@@ -295,6 +301,7 @@ def _site(
     _require(members, keys=required, notes=notes)
     models = _models(members, default_model=values.get("default_model"), notes=notes)
     secrets = read_secrets(members, auth_type=auth_type, folder=folder, notes=notes)
+    wake_values, wake_secrets = waking.read_waking(members, folder=folder, notes=notes)
     name = members.read("name", CLUSTER_NAME)
     if name is None:
         return None
@@ -302,10 +309,10 @@ def _site(
         name=name,
         place=members.place_of("name"),
         endpoint_place=members.place_of("baseURL" if "baseURL" in members else "endpoint"),
-        values=values,
+        values={**values, **wake_values},
         defaults=defaults,
         provider_type=provider_type,
-        secrets=secrets,
+        secrets=(*secrets, *wake_secrets),
         models=models,
         hourly_costs=hourly_prices.read_hourly_prices(members, notes=notes),
         hourly_costs_place=members.place_of(hourly_prices.KEY),

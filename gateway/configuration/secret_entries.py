@@ -56,20 +56,29 @@ def needed_purposes(auth_type: str) -> tuple[str, ...]:
 def _read_secret(
     members: Members, *, key: str, auth_type: str | None, folder: Path, notes: Notes
 ) -> SecretEntry | None:
-    item = members.item(key)
     purpose = _purpose(key=key, auth_type=auth_type)
     if purpose is None:
         fitting = "mtls" if key in PEM_PURPOSES else "hmac or bearer"
         found = f"authType is {auth_type}" if auth_type else "there is no authType"
         notes.refuse(members.place_of(key), f"{found} beside it; write authType: {fitting}, or remove it")
         return None
+    return read_secret(
+        members, key=key, purpose=purpose, is_file=key not in VALUE_KEYS, folder=folder, notes=notes
+    )
+
+
+def read_secret(
+    members: Members, *, key: str, purpose: str, is_file: bool, folder: Path, notes: Notes
+) -> SecretEntry | None:
+    """The secret under a key, or in the file that it names; what cannot be one is noted."""
+    item = members.item(key)
     if not isinstance(item, Scalar):
         kind = shown(item) if item else "nothing"
         notes.refuse(members.place_of(key), f"found {kind}; write one text")
         return None
     if item.missing:
         return SecretEntry(key=key, purpose=purpose, place=item.place, plaintext=None, missing=item.missing)
-    plaintext = item.text if key in VALUE_KEYS else _file_text(item, folder=folder, notes=notes)
+    plaintext = _file_text(item, folder=folder, notes=notes) if is_file else item.text
     if plaintext is None:
         return None
     try:

@@ -99,7 +99,7 @@ function showFleet() {
   byId("live-fleet").replaceChildren(...rows.map((d) => row([
     { text: d.cluster, note: d.kind === "own" ? "" : d.kind },
     d.model,
-    d.state === "active" ? badge(d.health, HEALTHS[d.health] || "muted", d.reason) : badge(d.state, "muted"),
+    d.state === "active" ? badge(d.health, HEALTHS[d.health] || "muted", d.reason) : badge(d.state, d.state === "waking" ? "warn" : "muted"),
     badge(d.breaker.replace("_", " "), BREAKERS[d.breaker]),
     number(d.in_flight), number(d.queue_depth), rate(d.requests_per_s), number(d.tokens_per_s), number(d.ttft_ms, " ms"),
     number(d.cache_hit_share === null ? null : Math.round(100 * d.cache_hit_share), " %"),

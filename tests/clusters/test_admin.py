@@ -385,6 +385,7 @@ def test_route_takes_model_names_by_line_or_comma(admin_client):
         "model": "fast",
         "candidates": "llama, gpt-4o-mini\nmistral\n\n",
         "fallbacks": "",
+        "while_waking": "wait",
         "is_enabled": "on",
     }
 
@@ -392,6 +393,7 @@ def test_route_takes_model_names_by_line_or_comma(admin_client):
 
     route = Route.objects.get()
     assert (route.candidates, route.fallbacks, route.policy) == (["llama", "gpt-4o-mini", "mistral"], [], "")
+    assert route.while_waking == "wait"
     page = admin_client.get(change_url(route)).content.decode()
     assert "llama\ngpt-4o-mini\nmistral</textarea>" in page
     assert admin_client.get(reverse("admin:clusters_route_changelist")).status_code == 200
@@ -562,7 +564,7 @@ def test_replicas_that_a_scaler_wrote_are_saved_only_where_they_were_entered(adm
         """A scaler writes while the page is open: after the form read the row, before it is saved."""
 
         def clean(self):
-            inventory.set_replica_count(cluster_name="metal", replica_count=7)
+            inventory.set_replica_count(cluster_name="metal", replica_count=7, now=NOW)
             return super().clean()
 
     admin = site.get_model_admin(Cluster)

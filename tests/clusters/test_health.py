@@ -91,3 +91,10 @@ def test_cluster_is_due_at_once_if_never_probed():
 )
 def test_latency_ignores_noise(before_ms, observation, expected):
     assert settled_latency_ms(before_ms=before_ms, observation=observation) == expected
+
+
+@pytest.mark.parametrize("interval_s", [1, 30])
+def test_a_waking_cluster_is_looked_at_each_second(interval_s):
+    waking = Condition(health="unhealthy", failure_count=9, is_waking=True)
+
+    assert probe_interval(condition=waking, interval_s=interval_s, cluster_id="x") == timedelta(seconds=1)

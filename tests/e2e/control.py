@@ -34,9 +34,9 @@ from billing.models import (  # noqa: E402
     UsageRecord,
 )
 from billing.placements import PlacementWords  # noqa: E402
-from clusters import catalogue, experiments, inventory  # noqa: E402
+from clusters import catalogue, experiments, inventory, monitor, waking  # noqa: E402
 from clusters.health import Observation  # noqa: E402
-from clusters.models import Cluster, Route  # noqa: E402
+from clusters.models import Cluster, Route, Waking  # noqa: E402
 from gateway import experiment_guard  # noqa: E402
 from routing.cost import cost_nanousd  # noqa: E402
 from routing.types import Rate, Usage  # noqa: E402
@@ -124,6 +124,22 @@ def set_cluster_health(*, name, is_healthy):
     observation = Observation(is_healthy=is_healthy, reason="" if is_healthy else "as the test wants it")
     for _ in range(PROBES):
         inventory.record_health(cluster_id=cluster_id, observation=observation, now=now())
+
+
+def put_wake_secret(*, cluster, secret):
+    catalogue.put_secret(cluster_name=cluster, purpose="wake", plaintext=secret, label="test")
+
+
+def tick():
+    """What beat does every other second; gives back the clusters whose hooks took a call."""
+    monitor.probe_due_clusters(now=now())
+    return waking.wake_due_clusters(now=now(), clock=now)
+
+
+def get_cluster(*, name):
+    cluster = Cluster.objects.get(name=name)
+    woken = Waking.objects.filter(cluster=cluster).first() or Waking()
+    return {"temperature": cluster.temperature, **model_to_dict(cluster), "woken": model_to_dict(woken)}
 
 
 def issue_key(*, name, team, team_weight=1, budgets=(), expires_in_s=None, placement=None, **limits):
@@ -284,6 +300,9 @@ CALLS = {
         add_route,
         set_cluster_state,
         set_cluster_health,
+        put_wake_secret,
+        tick,
+        get_cluster,
         issue_key,
         override_budgets,
         revoke_key,

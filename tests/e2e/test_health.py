@@ -68,6 +68,7 @@ def test_health_tells_costs_to_holders_of_a_key_only(fleet):
         "break_even_tokens_per_s": 8,  # 0.36 x 1.1 / (3600 x 0.0000148)
         "served_tokens_per_s": None,
         "overhead_measured": None,
+        "waking_usd": None,
     }
     # Five prompt tokens to one of the answer: 5 x 1.5 + 7.3 micro-USD.
     assert told[provider.name]["marginal_usd_per_1k"] == "0.0148"

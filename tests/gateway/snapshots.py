@@ -83,7 +83,7 @@ def cluster_view(**values):
     )
 
 
-def snapshot_of(*, clusters=None, routes=(), rates=None, principals=None, now=NOW):
+def snapshot_of(*, clusters=None, routes=(), rates=None, principals=None, now=NOW, now_s=0.0):
     return build_snapshot(
         inventory=InventorySnapshot(
             revision=1,
@@ -95,6 +95,7 @@ def snapshot_of(*, clusters=None, routes=(), rates=None, principals=None, now=NO
         rates=RateTable(rates=rates or {}, next_change_at=None),
         billing_revision=1,
         now=now,
+        now_s=now_s,
     )
 
 

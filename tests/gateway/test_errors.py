@@ -40,6 +40,7 @@ TABLE = {
     "UnavailableError": (503, "overloaded", BUSY),
     "OverloadedError": (503, "overloaded", BUSY),
     "NoHealthyClusterError": (503, "no_healthy_cluster", BUSY),
+    "ClusterAsleepError": (503, "cluster_asleep", BUSY),
     "LedgerDownError": (503, "ledger_unavailable", BUSY),
     "DrainingError": (503, "draining", BUSY),
     "UpstreamTimeoutError": (504, "upstream_timeout", UPSTREAM),

@@ -3,12 +3,13 @@
 from datetime import timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from billing.prices import RateTable
 from clusters.signing import NoneSigner
-from clusters.snapshots import InventorySnapshot, RouteView
-from gateway.fleet import FleetSnapshot, Target, build_snapshot
-from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings
+from clusters.snapshots import InventorySnapshot, RouteView, WakingView
+from gateway.fleet import FleetSnapshot, Target, build_snapshot, publish
+from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings, Wakeable
 from tests.changes import replace
 from tests.gateway.snapshots import NOW, ROUTER_SETTINGS, cluster_view, deployment_view, snapshot_of
 
@@ -218,6 +219,81 @@ def test_count_healthy_counts_what_may_be_used_of_a_kind():
 
     counts = [snapshot.count_healthy(kind=kind) for kind in ("own", "provider", "other")]
     assert counts == [(3, 5), (1, 1), (0, 0)]
+
+
+WAKING = WakingView(
+    has_hook=True,
+    warm_up_s=80.0,
+    is_warm_up_known=True,
+    window_s=300,
+    replicas_max=2,
+    expected_at=NOW + timedelta(seconds=20),
+    failure_count=1,
+)
+
+
+def autoscaled_view(**values):
+    given = {"billing": "autoscaled", "waking": WAKING, "health_checked_at": NOW, "temperature": "warm"}
+    return cluster_view(**{**given, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "state", "can_grow", "warm_at_s"),
+    [
+        ({"temperature": "cold", "health": "unhealthy"}, "cold", True, None),
+        ({"temperature": "waking", "health": "unhealthy"}, "waking", True, 520.0),
+        ({"temperature": "waking", "replica_count": 2}, "waking", False, 520.0),
+        ({"temperature": "warm", "health": "healthy"}, "active", True, None),
+        ({"temperature": "cold", "state": "draining"}, "draining", False, None),
+        ({"temperature": "cold", "secret_problem": "gone"}, "secret_unreadable", True, None),
+        # Nobody looked lately: it may be there, and who tries finds out.
+        ({"temperature": "cold", "health_checked_at": NOW - STALE_AFTER}, "active", True, None),
+        # Somebody changed it, so it is looked at anew; it sleeps on until then.
+        ({"temperature": "cold", "health_checked_at": None}, "cold", True, None),
+        ({"temperature": "cold", "waking": replace(WAKING, has_hook=False)}, "cold", False, None),
+    ],
+)
+def test_temperature_is_the_state_of_who_may_be_used(values, state, can_grow, warm_at_s):
+    snapshot = snapshot_of(clusters=[autoscaled_view(**values)], now_s=500.0)
+
+    deployment = snapshot.targets["d1"].deployment
+    assert deployment.state == state
+    assert deployment.wakeable == Wakeable(
+        warm_up_s=80.0, window_s=300, warm_at_s=warm_at_s, can_grow=can_grow, failure_count=1
+    )
+
+
+def test_a_cluster_that_can_be_woken_is_as_good_as_one_that_is_there():
+    asleep = {"temperature": "cold", "health": "unhealthy", "deployments": ()}
+    clusters = [
+        autoscaled_view(id="1", **asleep),
+        autoscaled_view(id="2", **asleep | {"waking": replace(WAKING, has_hook=False)}),
+    ]
+
+    assert snapshot_of(clusters=clusters).count_healthy(kind="own") == (1, 2)
+
+
+def test_gauges_tell_of_autoscaled_clusters_alone():
+    clusters = [
+        cluster_view(id="c", name="committed", deployments=(), health="healthy", health_checked_at=NOW),
+        autoscaled_view(id="a", name="asleep", temperature="cold", health="unhealthy", deployments=()),
+        autoscaled_view(id="u", name="unknown", temperature="", deployments=()),
+        autoscaled_view(id="w", name="warm", replica_count=2, deployments=()),
+    ]
+
+    publish(snapshot_of(clusters=clusters))
+
+    def told(name, cluster, **labels):
+        return REGISTRY.get_sample_value(name, {"cluster": cluster, **labels})
+
+    names = ("committed", "asleep", "unknown", "warm")
+    assert [told("gateway_cluster_temperature", name) for name in names] == [None, 0, None, 2]
+    assert [told("gateway_cluster_replicas", name) for name in names] == [None, 0, 1, 2]
+    assert [told("gateway_cluster_wake_failures", name) for name in names] == [None, 1, 1, 1]
+    assert [told("gateway_cluster_warm_up_seconds", name) for name in names] == [None, 80, 80, 80]
+    place = {"provider": "aws", "region": "us-east-1"}
+    assert [told("llm_router_cluster_health", name, **place) for name in names[:2]] == [1, -1]
+    publish(snapshot_of())
 
 
 def fleet_of(*routes):

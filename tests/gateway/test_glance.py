@@ -12,7 +12,7 @@ from billing import budgets, keys
 from billing.models import BudgetWindow
 from billing.windows import window_of
 from clusters.inventory import save_record
-from clusters.models import Deployment
+from clusters.models import Deployment, Waking
 from gateway.glance import CapacityLine, Notice, load_glance
 from routing.economics import CostFigures
 from tests.billing.rows import make_rollup
@@ -128,6 +128,22 @@ def test_glance_calls_attention_to_an_unhealthy_cluster():
         Notice(kind="bad", subject="aws", text="connection refused", url=url, link="Open"),
     )
     assert values_of(glance)["Fleet"] == "0 of 1 healthy"
+
+
+def test_glance_lets_a_cluster_sleep_and_tells_of_a_hook_that_fails():
+    hook = {"billing": "autoscaled", "wake_url": "http://127.0.0.1:9/wake"}
+    cluster = add_serving_cluster(**hook, health="unhealthy", health_reason="refused", temperature="cold")
+
+    asleep = load_glance(gateway=None, now=NOW)
+    Waking.objects.create(cluster=cluster, failure_count=2, error="the wake hook answers HTTP 500")
+    failing = load_glance(gateway=None, now=NOW)
+
+    assert (asleep.notices, asleep.sites[0].badge_kind, asleep.sites[0].badge_text) == ((), "muted", "cold")
+    (fleet,) = [tile for tile in asleep.tiles if tile.label == "Fleet"]
+    assert (fleet.value, fleet.note, fleet.kind) == ("0 of 1 healthy", "1 asleep, $0.00 per hour", "")
+    assert [notice.text for notice in failing.notices] == [
+        "waking it failed 2 times in a row: the wake hook answers HTTP 500"
+    ]
 
 
 def test_glance_does_not_believe_an_old_probe():

@@ -29,6 +29,7 @@ def beaten():
     parts = dict.fromkeys(name for name in Pipeline.__slots__)
     given = {
         "observer": SimpleNamespace(traffic=traffic),
+        "latest": lambda: job.snapshot,
         "retries": RetryBudget(clock=clock),
         "clock": clock,
     }
@@ -72,7 +73,8 @@ async def test_a_newcomer_does_not_overtake_who_waits_already(beaten):
     pipeline, job, asked = beaten
     joined = []
 
-    async def wait(patron, *, outbox, refusal, take):
+    async def wait(patron, *, outbox, refusal, take, warm_in_s):
+        assert warm_in_s is None
         joined.append((patron, outbox, take()))
         return "attempt", (("x", "y"),)
 

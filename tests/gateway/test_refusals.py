@@ -1,5 +1,6 @@
 """The words of refusals: what was wrong, and what to do."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from billing.amounts import usd_text
 from billing.entries import BudgetExceededError, WindowClaim
 from gateway.errors import (
     BudgetHeldError,
+    ClusterAsleepError,
     ContextLengthError,
     CrossedBudgetError,
     InsufficientQuotaError,
@@ -19,9 +21,11 @@ from gateway.errors import (
     UnsupportedError,
 )
 from gateway.refusals import budget_refusal, no_candidate_refusal
-from routing.types import Decision, Exclusion, Placement
+from routing.types import Decision, Exclusion, Placement, Wakeable
 from tests.gateway.snapshots import cluster_view, deployment_view, snapshot_of
 from tests.routing.values import profile
+
+WAKEABLE = Wakeable(warm_up_s=90.0)
 
 
 def deployment_of(cluster, *, context_window=8192):
@@ -39,6 +43,7 @@ def refusal_of(*reasons, context_windows=None, asked=None):
     error = no_candidate_refusal(
         Decision(model="llama", policy="cost", reason="none_eligible", ranked=(), exclusions=exclusions),
         profile=asked or profile(),
+        now_s=100.0,
     )
     return type(error), error.message, error.param
 
@@ -362,3 +367,38 @@ def test_refusal_of_a_crossed_budget_tells_what_is_in_doubt():
         'team "red" with POST /team/update or in Admin > Budgets. Of it 10 is held by attempts in doubt, '
         "whose gateway died."
     )
+
+
+def asleep_refusal(*states, wakeable=WAKEABLE, extra=()):
+    exclusions = [
+        Exclusion(
+            deployment=replace(deployment_of(f"c{n}"), state=state, billing="autoscaled", wakeable=wakeable),
+            reason=state,
+        )
+        for n, state in enumerate(states)
+    ]
+    exclusions += [Exclusion(deployment=deployment_of("p"), reason=reason) for reason in extra]
+    decision = Decision(
+        model="llama", policy="cost", reason="none_eligible", ranked=(), exclusions=tuple(exclusions)
+    )
+    error = no_candidate_refusal(decision, profile=profile(), now_s=100.0)
+    return type(error), error.message, dict(error.headers)["retry-after"]
+
+
+def test_refusal_of_a_cluster_asleep_says_when_it_should_answer():
+    words = (
+        "What serves `llama` is asleep and is being woken (c0: cold, p: waits_for_waking). It should answer "
+        "in about 90 s: send the request again then."
+    )
+    waking = replace(WAKEABLE, warm_at_s=119.5)
+
+    assert asleep_refusal("cold", extra=["waits_for_waking"]) == (ClusterAsleepError, words, "90")
+    assert asleep_refusal("waking", wakeable=waking)[::2] == (ClusterAsleepError, "20")
+
+
+def test_what_nobody_can_wake_or_is_only_full_is_refused_as_such():
+    alone = asleep_refusal("cold", wakeable=None)
+    full = asleep_refusal("cold", extra=["in_flight_max"])
+
+    assert alone == (NoHealthyClusterError, "No cluster can serve `llama` now (c0: cold).", "5")
+    assert full[::2] == (OverloadedError, "1")

@@ -40,7 +40,7 @@ def test_task_samples_the_clusters_that_are_paid_by_the_hour():
 
 def test_samples_carry_replicas_and_the_price_of_the_minute():
     add_cluster(name="spot", billing="autoscaled", tokens_per_s=2, cost_per_hour_nanousd=1)
-    set_replica_count(cluster_name="spot", replica_count=3)
+    set_replica_count(cluster_name="spot", replica_count=3, now=NINE)
     for second, cost in ((0, 6_000), (61, 12_000)):
         put_hourly_cost(
             cluster_name="spot", effective_at=NINE + timedelta(seconds=second), cost_per_hour_nanousd=cost
@@ -90,3 +90,23 @@ def test_task_has_the_name_that_beat_calls():
     scheduled = {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()}
 
     assert tasks.sample_capacity.name in scheduled
+
+
+def test_a_waking_cluster_is_paid_and_has_no_capacity_yet():
+    add_cluster(
+        name="spot",
+        billing="autoscaled",
+        tokens_per_s=2,
+        cost_per_hour_nanousd=6_000,
+        replica_count=2,
+        replicas_max=2,
+    )
+    for minute, (temperature, health) in enumerate(
+        [("cold", "unhealthy"), ("waking", "unhealthy"), ("waking", "unhealthy"), ("warm", "healthy")]
+    ):
+        Cluster.objects.update(temperature=temperature, health=health)
+        tasks.take_samples(now=NINE + timedelta(minutes=minute))
+
+    row = CapacityHour.objects.get()
+    # Two replicas for three minutes, of which they serve one.
+    assert (row.cost_nanousd, row.capacity_tokens, row.replica_samples) == (600, 240, 6)

@@ -4,10 +4,16 @@ import asyncio
 
 import pytest
 
-from gateway.errors import DrainingError, InvalidRequestError, NoHealthyClusterError, OverloadedError
+from gateway.errors import (
+    ClusterAsleepError,
+    DrainingError,
+    InvalidRequestError,
+    NoHealthyClusterError,
+    OverloadedError,
+)
 from gateway.outbox import Outbox
 from gateway.waiting import POLL_S, Patron, WaitRoom, is_worth_waiting, wait_asked
-from routing.types import Candidate, Decision, Exclusion
+from routing.types import Candidate, Decision, Exclusion, Wakeable
 from tests.routing.values import deployment
 
 FULL = "Every cluster is full."
@@ -32,7 +38,7 @@ class Scene:
             wait_s_max=wait_s_max,
         )
 
-    def enter(self, name, *, outbox=None, **values):
+    def enter(self, name, *, outbox=None, refusal=None, warm_in_s=None, **values):
         def take():
             if not self.places:
                 return None
@@ -43,8 +49,9 @@ class Scene:
         waiting = self.room.wait(
             self.patron(**values),
             outbox=outbox or Outbox(bytes_max=10),
-            refusal=OverloadedError(FULL),
+            refusal=refusal or OverloadedError(FULL),
             take=take,
+            warm_in_s=warm_in_s,
         )
         return asyncio.ensure_future(waiting)
 
@@ -223,3 +230,57 @@ def test_a_caller_may_say_how_long_it_waits(headers, seconds):
 def test_a_wait_that_is_no_number_is_refused(value):
     with pytest.raises(InvalidRequestError, match=r"write a number such as 2\.5"):
         wait_asked([(b"x-gateway-max-wait", value)])
+
+
+ASLEEP = "What serves `m` is asleep."
+
+
+async def test_who_waits_for_a_waking_cluster_gets_its_place_when_it_is_there():
+    scene = Scene()
+    waiting = scene.enter("a", refusal=ClusterAsleepError(ASLEEP), warm_in_s=3.0)
+    await settle()
+    scene.places = 1
+
+    place, headers = await waiting
+
+    assert (place, dict(headers)["x-gateway-queue-expected-ms"]) == ("a", "3000")
+
+
+async def test_who_cannot_wait_so_long_is_told_when_the_cluster_should_be_there():
+    scene = Scene()
+
+    with pytest.raises(ClusterAsleepError) as caught:
+        await scene.enter("a", refusal=ClusterAsleepError(ASLEEP), warm_in_s=90.0)
+
+    assert caught.value.message == (
+        f"{ASLEEP} Its turn, number 1 in line, is expected in 90.0 s, and it may wait 5 s."
+    )
+    assert dict(caught.value.headers)["retry-after"] == "90"
+    assert scene.room.count() == 0
+
+
+async def test_who_waited_in_vain_is_told_what_is_left():
+    scene = Scene()
+
+    with pytest.raises(ClusterAsleepError) as caught:
+        await scene.enter("a", refusal=ClusterAsleepError(ASLEEP), warm_in_s=0.2, wait_s_max=0.3)
+
+    assert caught.value.message == f"{ASLEEP} It waited 0.3 s for a place."
+    assert dict(caught.value.headers)["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("state", "wakeable", "is_worth"),
+    [
+        ("cold", Wakeable(warm_up_s=90.0), True),
+        ("cold", Wakeable(warm_up_s=90.0, can_grow=False), False),
+        ("cold", None, False),
+        ("waking", Wakeable(warm_up_s=90.0, can_grow=False), True),
+    ],
+)
+def test_waiting_is_worth_it_where_something_is_woken(state, wakeable, is_worth):
+    place = deployment(billing="autoscaled", state=state, wakeable=wakeable)
+    exclusions = (Exclusion(deployment=place, reason=state),)
+    decision = Decision(model="m", policy="p", reason="none_eligible", ranked=(), exclusions=exclusions)
+
+    assert is_worth_waiting(decision) is is_worth

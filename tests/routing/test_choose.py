@@ -358,3 +358,52 @@ def test_choose_by_marginal_takes_the_least_late_where_all_would_be():
     }
 
     assert ids(chosen(fleet(deployment("a"), deployment("b"), policy="marginal"), state=states)) == ["b", "a"]
+
+
+def asleep(state="cold", **changed):
+    return deployment("auto", billing="autoscaled", state=state, health="unhealthy", **changed)
+
+
+WAITING_ROUTE = {"while_waking": "wait"}
+
+
+@pytest.mark.parametrize("state", ["cold", "waking"])
+@pytest.mark.parametrize("policy", ["marginal", "cost"])
+def test_a_route_that_spills_goes_to_the_next_while_a_cluster_sleeps(state, policy):
+    decision = choose(profile(), fleet(asleep(state), provider("p"), policy=policy), {}, 0.0, 0.0)
+
+    assert [each.deployment.id for each in decision.ranked] == ["p"]
+    assert reasons(decision) == {"auto": state}
+
+
+@pytest.mark.parametrize("policy", ["marginal", "cost"])
+def test_a_route_that_waits_ranks_nobody_elsewhere_while_its_cluster_sleeps(policy):
+    waiting = fleet(
+        asleep(), provider("p"), fallbacks=[deployment("f", model="n")], policy=policy, route=WAITING_ROUTE
+    )
+    decision = choose(profile(), waiting, {}, 0.0, 0.0)
+
+    assert (decision.ranked, decision.reason) == ((), "none_eligible")
+    assert reasons(decision) == {"auto": "cold", "p": "waits_for_waking", "f": "waits_for_waking"}
+
+
+def test_a_route_that_waits_still_goes_to_its_other_own_clusters():
+    waiting = fleet(asleep(), deployment("own"), provider("p"), policy="marginal", route=WAITING_ROUTE)
+
+    assert choose(profile(), waiting, {}, 0.0, 0.0).ranked[0].deployment.id == "own"
+
+
+def test_what_failed_already_does_not_wait_and_what_could_not_be_served_there_does_not_either():
+    waiting = fleet(asleep(context_window=50), provider("p"), policy="marginal", route=WAITING_ROUTE)
+    tried = fleet(asleep(), provider("p"), policy="marginal", route=WAITING_ROUTE)
+
+    too_long = choose(profile(), waiting, {}, 0.0, 0.0)
+    again = choose(profile(tried=frozenset({"cluster-x"})), tried, {}, 0.0, 0.0)
+
+    assert [each.deployment.id for each in too_long.ranked] == ["p"]
+    assert reasons(too_long) == {"auto": "context_window"}
+    assert [each.deployment.id for each in again.ranked] == ["p"]
+
+
+def reasons(decision):
+    return {each.deployment.id: each.reason for each in decision.exclusions}

@@ -14,6 +14,7 @@ from routing.economics import (
     metered_nanousd_per_1k,
 )
 from routing.learning import DeploymentState, Dispatched, observe
+from routing.types import Wakeable
 from tests.routing.values import LIGHT, SETTINGS, deployment, flat, provider
 
 DAY = Served(
@@ -104,6 +105,32 @@ def test_a_full_cluster_without_a_provider_has_no_known_margin():
 
 def test_autoscaled_capacity_runs_anyway():
     assert figures(deployment(billing="autoscaled"), PROVIDER).marginal_kind == "running"
+
+
+WAKEABLE = Wakeable(warm_up_s=89.2, window_s=300)
+
+
+def test_waking_costs_the_warm_up_and_the_window():
+    auto = deployment(billing="autoscaled", cost_per_hour_nanousd=36_000_000_000, wakeable=WAKEABLE)
+
+    found = figures(auto, PROVIDER)
+
+    # 390 s of $36 an hour; the averages spread 390 s over the tokens of 300 s.
+    assert found.waking_nanousd == 3_900_000_000
+    plain = figures(deployment(billing="autoscaled", cost_per_hour_nanousd=46_800_000_000), PROVIDER)
+    assert plain.waking_nanousd is None
+    assert found.average_nameplate_nanousd == plain.average_nameplate_nanousd
+    assert found.break_even_tokens_per_s == plain.break_even_tokens_per_s
+
+
+@pytest.mark.parametrize("state", ["cold", "waking"])
+def test_the_margin_of_a_cluster_asleep_is_the_providers_or_what_waking_costs(state):
+    auto = deployment(billing="autoscaled", state=state, wakeable=WAKEABLE)
+
+    spilling, alone = figures(auto, PROVIDER), figures(auto)
+
+    assert (spilling.marginal_kind, spilling.marginal_nanousd) == ("provider_price", 600)
+    assert (alone.marginal_kind, alone.marginal_nanousd) == ("waking", alone.average_nameplate_nanousd)
 
 
 def test_a_provider_is_metered():

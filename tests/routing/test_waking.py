@@ -1,6 +1,6 @@
 """Rent or buy: a replica is woken when spilling has cost more than it would."""
 
-from routing.waking import Spill, on_choice, on_look
+from routing.waking import Spill, learnt_warm_up_s, on_choice, on_look, patience_s, warm_up_s
 
 PER_HOUR = 3.6  # a thousandth of a dollar a second
 
@@ -37,3 +37,20 @@ def test_look_takes_the_wish_back_after_a_minute():
     asked = Spill(usd_per_s=0.0, replicas=2, woken_at_s=0.0)
 
     assert (look(asked, now_s=60.0).replicas, look(asked, now_s=60.1).replicas) == (2, 0)
+
+
+def test_warm_up_is_what_was_said_and_measured_together():
+    assert warm_up_s(given_s=None, learnt_s=None, learnt_count=0) == 60.0
+    assert warm_up_s(given_s=90.0, learnt_s=None, learnt_count=0) == 90.0
+    assert warm_up_s(given_s=None, learnt_s=40.0, learnt_count=1) == 40.0
+    assert warm_up_s(given_s=90.0, learnt_s=60.0, learnt_count=1) == 80.0
+    assert warm_up_s(given_s=90.0, learnt_s=60.0, learnt_count=8) == 66.0
+
+
+def test_measured_warm_ups_are_remembered_the_newer_ones_more():
+    assert learnt_warm_up_s(before_s=None, measured_s=80.0) == 80.0
+    assert learnt_warm_up_s(before_s=80.0, measured_s=60.0) == 74.0
+
+
+def test_patience_is_three_warm_ups_and_a_minute_at_least():
+    assert (patience_s(5.0), patience_s(90.0)) == (60.0, 270.0)

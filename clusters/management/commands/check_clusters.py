@@ -36,7 +36,7 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps([_as_json(report) for report in reports]))
         else:
             self._print_table(reports)
-        if not any(report.is_healthy for report in reports):
+        if not any(report.is_usable for report in reports):
             raise CommandError(
                 "no cluster is healthy" if reports else "there is no cluster yet: add one in Admin > Clusters"
             )
@@ -63,6 +63,8 @@ def _as_json(report: ClusterReport) -> dict[str, Any]:
         "queue": report.queue_depth,
         "tokens_per_s": report.tokens_per_s,
         "usd_per_1k": None if usd_per_1k is None else float(_usd(usd_per_1k)),
+        # Of those that may sleep; the others are always there.
+        **({"temperature": report.temperature} if report.temperature else {}),
     }
 
 
@@ -72,7 +74,7 @@ def _as_row(report: ClusterReport) -> tuple[str, ...]:
     per_1k = report.nanousd_per_1k
     return (
         report.name,
-        report.state,
+        report.temperature if report.temperature in {"cold", "waking"} else report.state,
         "yes" if report.is_healthy else "NO",
         _known(report.queue_depth),
         _known(report.tokens_per_s),

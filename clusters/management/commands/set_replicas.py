@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from clusters.inventory import InventoryError, set_replica_count
 
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         """Translate in, one call, translate out."""
         name, count = options["cluster"], options["replicas"]
         try:
-            is_changed = set_replica_count(cluster_name=name, replica_count=count)
+            is_changed = set_replica_count(cluster_name=name, replica_count=count, now=timezone.now())
         except InventoryError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"{name} runs {count} replicas{'' if is_changed else ', as before'}.")

@@ -74,3 +74,15 @@ def test_without_probing_nobody_is_asked(fleet, capsys):
 
     rows = json.loads(capsys.readouterr().out)
     assert [row["reason"] for row in rows] == ["not probed yet", "not probed yet"]
+
+
+def test_cluster_that_can_be_woken_is_no_failure_and_needs_no_advice(capsys):
+    add_cluster(name="sleepy", billing="autoscaled", wake_url="http://127.0.0.1:9/wake")
+    call_command("check_clusters")
+
+    shown = capsys.readouterr().out
+    (row,) = [line for line in shown.splitlines() if line.startswith("sleepy")]
+    assert row.split()[:3] == ["sleepy", "cold", "NO"]
+    assert "To fix" not in shown
+    call_command("check_clusters", "--json", "--no-probe")
+    assert json.loads(capsys.readouterr().out)[0]["temperature"] == "cold"

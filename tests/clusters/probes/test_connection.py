@@ -99,7 +99,10 @@ async def test_refused_connection_is_conclusive():
     observation = await probed(Target(endpoint=f"http://127.0.0.1:{port}"))
 
     assert observation == Observation(
-        is_healthy=False, reason="connection refused: is the server running there?", is_conclusive=True
+        is_healthy=False,
+        reason="connection refused: is the server running there?",
+        is_conclusive=True,
+        is_absent=True,
     )
 
 
@@ -108,7 +111,10 @@ async def test_broken_connection_is_not_conclusive():
         observation = await probed(Target(endpoint=f"http://127.0.0.1:{port}"))
 
     assert observation == Observation(
-        is_healthy=False, reason="the connection broke: RemoteProtocolError", is_conclusive=False
+        is_healthy=False,
+        reason="the connection broke: RemoteProtocolError",
+        is_conclusive=False,
+        is_absent=True,
     )
 
 

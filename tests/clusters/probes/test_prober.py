@@ -72,18 +72,19 @@ async def test_probe_without_a_listing_is_healthy_still(reply):
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"),
+    ("status", "reason", "is_absent"),
     [
-        (503, "not ready (HTTP 503): starting, or its engine is dead"),
-        (404, "there is no /health (HTTP 404): check endpoint and backend"),
-        (307, "/health redirects (HTTP 307), which is not followed: correct the endpoint"),
-        (500, "/health answers HTTP 500"),
+        (503, "not ready (HTTP 503): starting, or its engine is dead", True),
+        (502, "/health answers HTTP 502", True),
+        (404, "there is no /health (HTTP 404): check endpoint and backend", False),
+        (307, "/health redirects (HTTP 307), which is not followed: correct the endpoint", False),
+        (500, "/health answers HTTP 500", False),
     ],
 )
-async def test_probe_says_why_a_cluster_is_unhealthy(status, reason):
+async def test_probe_says_why_a_cluster_is_unhealthy(status, reason, is_absent):
     observation = await ask(FakeServer({"/health": (status, "x")}))
 
-    assert observation == Observation(is_healthy=False, reason=reason)
+    assert observation == Observation(is_healthy=False, reason=reason, is_absent=is_absent)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -194,7 +195,7 @@ async def test_probe_ends_in_time(monkeypatch):
 
     observation = await ask(SlowServer({}))
 
-    assert observation == Observation(is_healthy=False, reason="no answer within 0 s")
+    assert observation == Observation(is_healthy=False, reason="no answer within 0 s", is_absent=True)
 
 
 async def test_metrics_that_hang_leave_the_load_unknown(monkeypatch):

@@ -69,6 +69,14 @@ clusters:
     spotPrices:
       - {from: "2029-12-31T10:00:00+01:00", costPerHour: 2.5}
       - {from: 2030-06-01T00:00Z, costPerHour: 0}
+    waking:
+      url: http://127.0.0.1:9009/wake
+      authType: hmac
+      secret: ${LAB_WAKE}
+      warmUp: 1m30s
+      minBilling: 60s
+      scaleDownWindow: 5m
+      maxReplicas: 4
     state: draining
     tags: [on-prem, "2026"]
     models:
@@ -90,7 +98,7 @@ externalProviders:
     maxInFlight: 5
     models: [{name: gemini-x, inputPerMTok: 1, outputPerMTok: 2}]
 routes:
-  - {model: alias, candidates: ["8080"], routingStrategy: latency, enabled: false}
+  - {model: alias, candidates: ["8080"], routingStrategy: latency, whileWaking: wait, enabled: false}
   - {model: shares, candidates: ["8080"], contextFallbacks: [gemini-x], contentFilterFallbacks: ["yes"],
      routingStrategy: weighted, weights: {lab_1: 3, backup: 0}}
 """

@@ -115,7 +115,7 @@ def test_export_writes_the_reference_with_placeholders(import_text):
     ("text", "environment"),
     [
         pytest.param(REFERENCE, ENVIRONMENT, id="reference"),
-        pytest.param(ODDITIES, {"LAB_SECRET": CANARY_SECRET}, id="oddities"),
+        pytest.param(ODDITIES, {"LAB_SECRET": CANARY_SECRET, "LAB_WAKE": CANARY_SECRET}, id="oddities"),
         pytest.param(SEED_FILE.read_text(), KEYS, id="seed"),
         pytest.param(SEED_FILE.read_text(), {}, id="seed-without-keys"),
     ],

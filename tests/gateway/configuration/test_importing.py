@@ -28,6 +28,15 @@ from tests.gateway.configuration.files import (
 pytestmark = pytest.mark.django_db
 
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
+# What a cluster has of which the file says nothing.
+NEVER_WOKEN = {
+    "wake_url": "",
+    "wake_auth": "none",
+    "warm_up_s": None,
+    "billed_s_min": 0,
+    "scale_down_s": 0,
+    "replicas_max": 1,
+}
 
 
 def cluster_named(name):
@@ -83,6 +92,7 @@ def test_seed_example_imports_with_keys_and_prices_from_the_library():
         "burst_percent": 120,
         "state": "active",
         "tags": [],
+        **NEVER_WOKEN,
     }
     assert claude.secret_purposes == frozenset({"bearer"})
     (deployment,) = claude.deployments
@@ -138,6 +148,7 @@ def test_reference_imports_every_field(import_text):
         "burst_percent": 100,
         "state": "active",
         "tags": [],
+        **NEVER_WOKEN,
     }
     assert [asdict(each) for each in own.deployments] == [
         {
@@ -163,6 +174,7 @@ def test_reference_imports_every_field(import_text):
                 "weights": {},
                 "queue_places_max": None,
                 "queue_wait_ms_max": None,
+                "while_waking": "spill",
                 "is_enabled": True,
             },
         }
@@ -211,7 +223,8 @@ def test_report_lists_what_was_created_by_the_files_words(import_text):
 
 
 @pytest.mark.parametrize(
-    ("text", "environment"), [(REFERENCE, ENVIRONMENT), (ODDITIES, {"LAB_SECRET": CANARY_SECRET})]
+    ("text", "environment"),
+    [(REFERENCE, ENVIRONMENT), (ODDITIES, {"LAB_SECRET": CANARY_SECRET, "LAB_WAKE": CANARY_SECRET})],
 )
 def test_second_import_changes_nothing(import_text, text, environment):
     import_text(text, environment)

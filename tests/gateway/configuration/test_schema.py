@@ -192,7 +192,7 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
                     "provider, region, costPerHour, replicas, authType, backend, billing, tokensPerSecond, "
                     "maxInFlight, "
                     "allowPrivateNetwork, defaultModel, tags, state, rateLimit, models, sharedSecret, "
-                    "sharedSecretFile, certFile, keyFile, caFile, spotPrices"
+                    "sharedSecretFile, certFile, keyFile, caFile, spotPrices, waking"
                 )
             ],
         ),
