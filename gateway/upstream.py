@@ -36,7 +36,7 @@ USER_AGENT = "tollgate"
 CLIENTS_MAX = 2_000
 ADDRESSES_MAX = 4
 RESOLVED_FOR_S = 60.0
-LAST_WORD = b"data: [DONE]\n\n"
+LAST_WORDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 ERROR_BODY_BYTES_MAX = 64 * 1024
 ERROR_TEXT_CHARACTERS_MAX = 500
 RETRY_AFTER_S_MAX = 300.0
@@ -184,7 +184,9 @@ class Upstreams:
                 return client
             if len(self._clients) >= CLIENTS_MAX:
                 # Requests may be on it: their connections close when they are given back.
-                await self._clients.pop(next(iter(self._clients))).transport.aclose()
+                oldest = next(iter(self._clients))
+                self._locks.pop(oldest, None)
+                await self._clients.pop(oldest).transport.aclose()
             self._clients[key] = await self._built(target, url, addresses)
             return self._clients[key]
 
@@ -251,7 +253,7 @@ def _headers(answer: Answer) -> dict[str, str]:
 async def _read(answer: Answer, cluster: str) -> AsyncIterator[bytes]:
     try:
         while chunk := await answer.read():
-            if chunk.endswith(LAST_WORD):
+            if chunk.endswith(LAST_WORDS):
                 answer.expect_end()
             yield chunk
     except httpx.TransportError as error:
