@@ -6,9 +6,10 @@ upstream (`is_sent`), and whether it speaks against the cluster (`is_counted`).
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import orjson
@@ -140,7 +141,8 @@ class Upstreams:
             raise _transport_failure(error, target=target, now_s=self._wall_clock_s()) from error
         if answer.status != httpx.codes.OK:
             raise await _refusal(answer, cluster=cluster)
-        return UpstreamResponse(headers=_headers(answer), chunks=_read(answer, cluster), answer=answer)
+        chunks = _Chunks(answer, cluster=cluster)
+        return UpstreamResponse(headers=_headers(answer), chunks=chunks, answer=answer)
 
     async def aclose(self) -> None:
         clients, self._clients = list(self._clients.values()), {}
@@ -221,11 +223,19 @@ class Upstreams:
 
     async def _context(self, target: Target) -> ResumingContext:
         """Made in a thread: reading the public roots takes milliseconds. All that need no other share one."""
-        if target.tls is not None:
-            return await asyncio.to_thread(ssl_context, tls=target.tls)
-        if self._public_context is None:
-            self._public_context = await asyncio.to_thread(ssl_context, tls=None)
-        return self._public_context
+        if target.tls is None and self._public_context is not None:
+            return self._public_context
+        try:
+            context = await asyncio.to_thread(ssl_context, tls=target.tls)
+        except (ssl.SSLError, ValueError) as error:
+            message = (
+                f"Cluster {target.deployment.cluster} cannot be reached: the certificates stored for it "
+                f"cannot be loaded; store them again in Admin > Clusters."
+            )
+            raise UpstreamFailure(UpstreamUnreachableError(message), is_sent=False) from error
+        if target.tls is None:
+            self._public_context = context
+        return context
 
 
 def _resource(target: Target, path: str) -> _Resource:
@@ -250,15 +260,29 @@ def _headers(answer: Answer) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
 
 
-async def _read(answer: Answer, cluster: str) -> AsyncIterator[bytes]:
-    try:
-        while chunk := await answer.read():
-            if chunk.endswith(LAST_WORDS):
-                answer.expect_end()
-            yield chunk
-    except httpx.TransportError as error:
-        message = f"Cluster {cluster} broke off its answer."
-        raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
+class _Chunks:
+    """The body as it comes. No generator: a stream left at its last word would need a task to end it."""
+
+    __slots__ = ("_answer", "_cluster")
+
+    def __init__(self, answer: Answer, *, cluster: str) -> None:
+        self._answer = answer
+        self._cluster = cluster
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._answer.read()
+        except httpx.TransportError as error:
+            message = f"Cluster {self._cluster} broke off its answer."
+            raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
+        if not chunk:
+            raise StopAsyncIteration
+        if chunk.endswith(LAST_WORDS):
+            self._answer.expect_end()
+        return chunk
 
 
 async def _refusal(answer: Answer, *, cluster: str) -> UpstreamFailure:

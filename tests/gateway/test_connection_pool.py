@@ -268,6 +268,24 @@ async def test_connection_given_to_one_who_has_just_left_goes_to_the_next(monkey
     assert (leaving.cancelled(), answer, len(raw.connections)) == (True, (200, b"hi"), 1)
 
 
+async def test_connection_that_dies_on_the_way_to_who_waits_is_replaced(monkeypatch):
+    monkeypatch.setattr(connection_pool, "CONNECTIONS_MAX", 1)
+    async with run_raw(answering(OK)) as raw:
+        transport = new_transport(raw.port)
+        connection = await transport.pool.acquire()
+        await connection.request(head=HEAD % 2, body=b"{}")
+        await connection.read()
+        waiting = asyncio.ensure_future(ask(transport))
+        await asyncio.sleep(0.01)
+        transport.pool.release(connection)
+        connection.abort()
+
+        answer = await waiting
+        await transport.aclose()
+
+    assert (answer, len(raw.connections)) == ((200, b"hi"), 2)
+
+
 async def test_request_that_could_not_be_written_at_all_takes_no_place(monkeypatch):
     monkeypatch.setattr(connection_pool, "CONNECTIONS_MAX", 1)
     async with run_raw(answering(OK)) as raw:

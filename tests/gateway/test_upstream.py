@@ -247,6 +247,18 @@ async def test_expired_certificate_of_ours_is_named_with_its_date(upstreams, tmp
     assert message.endswith("The gateway's client certificate for it expired on 2029-12-31: store a new one.")
 
 
+async def test_stored_certificate_that_cannot_be_loaded_is_named(upstreams):
+    async with run_raw(answering(OK)) as raw:
+        tls = TlsIdentity(ca_pem=b"no certificate")
+        failed = await failure(upstreams, new_target(raw.port, scheme="https", tls=tls))
+
+    message = (
+        "Cluster site cannot be reached: the certificates stored for it cannot be loaded; "
+        "store them again in Admin > Clusters."
+    )
+    assert failed == ("upstream_unreachable", message, False, True)
+
+
 # May have been sent.
 
 
