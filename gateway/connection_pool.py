@@ -64,14 +64,13 @@ class ConnectionPool:
 
         Raises ConnectError, ConnectTimeout, PoolTimeout.
         """
-        # Who comes later does not pass those who wait.
-        if not self._waiters:
-            connection = self._latest_idle()
-            if connection is not None:
-                return connection
-            if self._count < CONNECTIONS_MAX:
-                self._count += 1
-                return await self._open()
+        connection = self._latest_idle()
+        if connection is not None:
+            return connection
+        # What becomes free while others wait is given to them at once: who comes later passes nobody.
+        if self._count < CONNECTIONS_MAX:
+            self._count += 1
+            return await self._open()
         connection = await self._wait_turn()
         if connection is None:
             return await self._open()
@@ -88,7 +87,7 @@ class ConnectionPool:
             self._lingering[connection] = self._loop.call_later(LINGER_S, self._on_end, connection)
             return
         self._keep_session(connection)
-        if not connection.finish() or self._is_closed or connection.address not in self._addresses:
+        if not connection.finish() or connection.address not in self._addresses:
             connection.abort()
             return
         if connection.idle_limit_s is None:

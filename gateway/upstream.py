@@ -6,9 +6,10 @@ upstream (`is_sent`), and whether it speaks against the cluster (`is_counted`).
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import orjson
@@ -36,7 +37,7 @@ USER_AGENT = "tollgate"
 CLIENTS_MAX = 2_000
 ADDRESSES_MAX = 4
 RESOLVED_FOR_S = 60.0
-LAST_WORD = b"data: [DONE]\n\n"
+LAST_WORDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 ERROR_BODY_BYTES_MAX = 64 * 1024
 ERROR_TEXT_CHARACTERS_MAX = 500
 RETRY_AFTER_S_MAX = 300.0
@@ -140,7 +141,8 @@ class Upstreams:
             raise _transport_failure(error, target=target, now_s=self._wall_clock_s()) from error
         if answer.status != httpx.codes.OK:
             raise await _refusal(answer, cluster=cluster)
-        return UpstreamResponse(headers=_headers(answer), chunks=_read(answer, cluster), answer=answer)
+        chunks = _Chunks(answer, cluster=cluster)
+        return UpstreamResponse(headers=_headers(answer), chunks=chunks, answer=answer)
 
     async def aclose(self) -> None:
         clients, self._clients = list(self._clients.values()), {}
@@ -184,7 +186,9 @@ class Upstreams:
                 return client
             if len(self._clients) >= CLIENTS_MAX:
                 # Requests may be on it: their connections close when they are given back.
-                await self._clients.pop(next(iter(self._clients))).transport.aclose()
+                oldest = next(iter(self._clients))
+                self._locks.pop(oldest, None)
+                await self._clients.pop(oldest).transport.aclose()
             self._clients[key] = await self._built(target, url, addresses)
             return self._clients[key]
 
@@ -219,11 +223,19 @@ class Upstreams:
 
     async def _context(self, target: Target) -> ResumingContext:
         """Made in a thread: reading the public roots takes milliseconds. All that need no other share one."""
-        if target.tls is not None:
-            return await asyncio.to_thread(ssl_context, tls=target.tls)
-        if self._public_context is None:
-            self._public_context = await asyncio.to_thread(ssl_context, tls=None)
-        return self._public_context
+        if target.tls is None and self._public_context is not None:
+            return self._public_context
+        try:
+            context = await asyncio.to_thread(ssl_context, tls=target.tls)
+        except (ssl.SSLError, ValueError) as error:
+            message = (
+                f"Cluster {target.deployment.cluster} cannot be reached: the certificates stored for it "
+                f"cannot be loaded; store them again in Admin > Clusters."
+            )
+            raise UpstreamFailure(UpstreamUnreachableError(message), is_sent=False) from error
+        if target.tls is None:
+            self._public_context = context
+        return context
 
 
 def _resource(target: Target, path: str) -> _Resource:
@@ -248,15 +260,29 @@ def _headers(answer: Answer) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
 
 
-async def _read(answer: Answer, cluster: str) -> AsyncIterator[bytes]:
-    try:
-        while chunk := await answer.read():
-            if chunk.endswith(LAST_WORD):
-                answer.expect_end()
-            yield chunk
-    except httpx.TransportError as error:
-        message = f"Cluster {cluster} broke off its answer."
-        raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
+class _Chunks:
+    """The body as it comes. No generator: a stream left at its last word would need a task to end it."""
+
+    __slots__ = ("_answer", "_cluster")
+
+    def __init__(self, answer: Answer, *, cluster: str) -> None:
+        self._answer = answer
+        self._cluster = cluster
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._answer.read()
+        except httpx.TransportError as error:
+            message = f"Cluster {self._cluster} broke off its answer."
+            raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
+        if not chunk:
+            raise StopAsyncIteration
+        if chunk.endswith(LAST_WORDS):
+            self._answer.expect_end()
+        return chunk
 
 
 async def _refusal(answer: Answer, *, cluster: str) -> UpstreamFailure:

@@ -102,7 +102,7 @@ async def endless_upstream():
 
 
 async def test_cancellation_of_a_busy_stream_is_never_lost(upstreams):
-    """The transport swallows some when its data comes at the same moment; ours must not."""
+    """Nor where its data comes at the same moment."""
     loop = asyncio.get_running_loop()
     async with endless_upstream() as url:
         for _ in range(ROUNDS):

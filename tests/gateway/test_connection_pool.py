@@ -64,6 +64,39 @@ async def test_idle_connection_that_the_server_closed_is_not_used():
     assert (answer, len(raw.connections), len(raw.requests)) == ((200, b"hi"), 2, 2)
 
 
+async def test_connection_that_is_about_to_close_is_not_given_out():
+    async with run_raw(answering(OK)) as raw:
+        pool = new_transport(raw.port).pool
+        connection = await pool.acquire()
+        await connection.request(head=HEAD % 2, body=b"{}")
+        await connection.read()
+        pool.release(connection)
+        connection.abort()
+
+        # No step of the loop in which the pool could have heard of it.
+        other = await pool.acquire()
+        pool.release(other)
+        pool.close()
+
+    assert other is not connection
+
+
+async def test_connections_that_died_take_no_place_among_the_idle(monkeypatch):
+    monkeypatch.setattr(connection_pool, "IDLE_CONNECTIONS_MAX", 1)
+    async with run_raw(answering(OK)) as raw:
+        transport = new_transport(raw.port)
+        used = await transport.send(head=HEAD % 2, body=b"{}")
+        await ask(transport)
+        raw.connections[1].close()
+        await asyncio.sleep(0.02)
+        await used.aclose()
+
+        await ask(transport)
+        await transport.aclose()
+
+    assert len(raw.connections) == 2
+
+
 async def test_close_that_only_the_kernel_has_heard_of_is_seen(monkeypatch):
     """The loop has been busy with others since: asked is the socket itself."""
     monkeypatch.setattr(connection_pool, "CHECKED_AFTER_S", 0.0)
@@ -213,6 +246,7 @@ async def test_more_who_wait_than_may_are_refused_at_once(monkeypatch):
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
 
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, httpx.PoolTimeout]
+    assert str(outcomes[1]) == "the connections are being closed"
 
 
 async def test_connection_given_to_one_who_has_just_left_goes_to_the_next(monkeypatch):
@@ -232,6 +266,37 @@ async def test_connection_given_to_one_who_has_just_left_goes_to_the_next(monkey
         await transport.aclose()
 
     assert (leaving.cancelled(), answer, len(raw.connections)) == (True, (200, b"hi"), 1)
+
+
+async def test_connection_that_dies_on_the_way_to_who_waits_is_replaced(monkeypatch):
+    monkeypatch.setattr(connection_pool, "CONNECTIONS_MAX", 1)
+    async with run_raw(answering(OK)) as raw:
+        transport = new_transport(raw.port)
+        connection = await transport.pool.acquire()
+        await connection.request(head=HEAD % 2, body=b"{}")
+        await connection.read()
+        waiting = asyncio.ensure_future(ask(transport))
+        await asyncio.sleep(0.01)
+        transport.pool.release(connection)
+        connection.abort()
+
+        answer = await waiting
+        await transport.aclose()
+
+    assert (answer, len(raw.connections)) == ((200, b"hi"), 2)
+
+
+async def test_request_that_could_not_be_written_at_all_takes_no_place(monkeypatch):
+    monkeypatch.setattr(connection_pool, "CONNECTIONS_MAX", 1)
+    async with run_raw(answering(OK)) as raw:
+        transport = new_transport(raw.port, connect_timeout_s=0.5)
+        with pytest.raises(TypeError):
+            await transport.send(head=HEAD % 2, body="{}")
+
+        answer = await ask(transport)
+        await transport.aclose()
+
+    assert (answer, len(raw.requests)) == ((200, b"hi"), 1)
 
 
 async def test_failed_connections_take_no_place(monkeypatch):
@@ -271,15 +336,24 @@ async def test_connections_to_an_address_of_old_are_used_no_more():
     assert failed == (httpx.ConnectError, "connection refused")
 
 
-async def test_same_addresses_in_another_order_keep_the_connections():
+async def test_address_that_answered_comes_first_from_then_on(monkeypatch):
+    loop = asyncio.get_running_loop()
+    create_connection, tried = loop.create_connection, []
+
+    def note(factory, host, port, **options):
+        tried.append(host)
+        return create_connection(factory, host, port, **options)
+
+    monkeypatch.setattr(loop, "create_connection", note)
+    monkeypatch.setattr(connection_pool, "IDLE_CONNECTIONS_MAX", 0)
     async with run_raw(answering(OK)) as raw:
-        transport = new_transport(raw.port, addresses=["127.0.0.1", "::1"])
+        transport = new_transport(raw.port, addresses=["::1", "127.0.0.1"])
         await ask(transport)
         transport.pool.move(["::1", "127.0.0.1"])
         await ask(transport)
         await transport.aclose()
 
-    assert len(raw.connections) == 1
+    assert tried == ["::1", "127.0.0.1", "127.0.0.1"]
 
 
 # TLS.

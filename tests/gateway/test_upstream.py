@@ -118,13 +118,15 @@ async def test_headers_of_the_answer_are_found_by_their_names_in_lower_case(upst
     assert response.headers == {"x-cost": "ä", "content-length": "2"}
 
 
-async def test_stream_left_at_its_last_word_keeps_its_connection(upstreams):
+@pytest.mark.parametrize("line_break", [b"\n", b"\r\n"])
+async def test_stream_left_at_its_last_word_keeps_its_connection(upstreams, line_break):
     """The relay reads no further than `[DONE]`; the end of the message comes a moment later."""
 
     async def serve(raw, reader, writer):
         while True:
             await raw.next_request(reader)
-            writer.write(CHUNKED + b"e\r\ndata: [DONE]\n\n\r\n")
+            word = b"data: [DONE]" + line_break * 2
+            writer.write(CHUNKED + b"%x\r\n%b\r\n" % (len(word), word))
             await asyncio.sleep(0.005)
             writer.write(b"0\r\n\r\n")
 
@@ -245,6 +247,18 @@ async def test_expired_certificate_of_ours_is_named_with_its_date(upstreams, tmp
     assert message.endswith("The gateway's client certificate for it expired on 2029-12-31: store a new one.")
 
 
+async def test_stored_certificate_that_cannot_be_loaded_is_named(upstreams):
+    async with run_raw(answering(OK)) as raw:
+        tls = TlsIdentity(ca_pem=b"no certificate")
+        failed = await failure(upstreams, new_target(raw.port, scheme="https", tls=tls))
+
+    message = (
+        "Cluster site cannot be reached: the certificates stored for it cannot be loaded; "
+        "store them again in Admin > Clusters."
+    )
+    assert failed == ("upstream_unreachable", message, False, True)
+
+
 # May have been sent.
 
 
@@ -331,6 +345,20 @@ async def test_another_tls_identity_gets_connections_of_its_own(upstreams):
         await read_whole(upstreams, replace(target, tls=TlsIdentity(ca_pem=b"another")))
 
     assert len(raw.connections) == 2
+
+
+async def test_cluster_that_was_longest_here_makes_room_and_its_answer_goes_on(upstreams, monkeypatch):
+    monkeypatch.setattr(upstream, "CLIENTS_MAX", 1)
+    async with run_raw(answering(OK)) as raw, run_raw(answering(OK)) as other:
+        first = await send(upstreams, new_target(raw.port))
+        await read_whole(upstreams, new_target(other.port))
+        body = b"".join([chunk async for chunk in first.chunks])
+        await first.aclose()
+        await asyncio.sleep(0.02)
+
+        await read_whole(upstreams, new_target(raw.port))
+
+    assert (body, len(raw.connections)) == (b"hi", 2)
 
 
 def now():
