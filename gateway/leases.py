@@ -161,6 +161,9 @@ class LeasedLimiter:
         self._count = redis.register_script(COUNT)
         self._renew = redis.register_script(RENEW)
         self._counters = _Counters()
+        self._leasing = asyncio.Lock()
+        # What the requests that wait for a lease ask for together, by kind and scope.
+        self._waited_for: dict[tuple[str, str], int] = {}
         self.local = LocalLimiter(clock=clock)
         self.is_local = True
 
@@ -168,24 +171,23 @@ class LeasedLimiter:
         """Take all of them, or nothing where one does not fit."""
         if self.is_local:
             return self.local.take_now(demands)
-        missing = [demand for demand in demands if not self._has(demand)]
-        if missing:
-            try:
-                async with asyncio.timeout(WAIT_MAX_S):
-                    refused = await self._lease_slices(missing)
-                    # While this one waited, others may have used the slices that it found before.
-                    again = [demand for demand in demands if not self._has(demand)]
-                    if refused is None and again:
-                        refused = await self._lease_slices(again)
-            except (RedisError, OSError, TimeoutError) as error:
-                self._go_local(error)
-                return self.local.take_now(demands)
-            if refused is not None:
-                return refused
-            if not all(self._has(demand) for demand in demands):
-                # A second race is lost, and counted here.
-                return Taken(allowances=tuple(_raced(demand) for demand in demands))
-        return self._take(demands)
+        if not self._missing(demands):
+            return self._take(demands)
+        self._wait_for(demands, 1)
+        try:
+            async with asyncio.timeout(WAIT_MAX_S):
+                # One lease at a time, for all that wait: those behind find their slices there.
+                async with self._leasing:
+                    while missing := self._missing(demands):
+                        refused = await self._lease_slices(missing)
+                        if refused is not None:
+                            return refused
+                    return self._take(demands)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._go_local(error)
+            return self.local.take_now(demands)
+        finally:
+            self._wait_for(demands, -1)
 
     def correct(self, demand: Demand, *, amount: int) -> None:
         """More (or, negative, less) was used than was taken: the store hears of it with the next beat."""
@@ -218,6 +220,16 @@ class LeasedLimiter:
         await self._redis.aclose()
 
     # --- Taking
+
+    def _missing(self, demands: Sequence[Demand]) -> list[Demand]:
+        return [demand for demand in demands if not self._has(demand)]
+
+    def _wait_for(self, demands: Sequence[Demand], sign: int) -> None:
+        for demand in demands:
+            place = (demand.kind, demand.scope)
+            waited_for = self._waited_for.pop(place, 0) + sign * demand.amount
+            if waited_for:
+                self._waited_for[place] = waited_for
 
     def _has(self, demand: Demand) -> bool:
         if demand.kind == CONCURRENT:
@@ -274,11 +286,15 @@ class LeasedLimiter:
         return None
 
     def _want(self, demand: Demand) -> int:
+        """What all that wait need; of what goes by the minute twice the latest slice, as it did not last."""
+        waited_for = self._waited_for.get((demand.kind, demand.scope), 0)
         if demand.kind == CONCURRENT:
-            return demand.amount
+            return max(demand.amount, waited_for)
         latest = self._counters.slices.get((demand.kind, demand.scope))
-        used = latest.used if latest is not None else 0
-        return max(demand.amount, min(used, demand.limit // SLICE_PART))
+        if latest is not None:
+            is_used_up = self._clock() < latest.ends_s
+            waited_for = max(waited_for, latest.used * 2 if is_used_up else latest.used)
+        return max(demand.amount, min(waited_for, demand.limit // SLICE_PART))
 
     def _give_back_old(self, demands: Sequence[Demand]) -> None:
         """What is left of slices that are replaced now."""
@@ -372,7 +388,3 @@ def _refusal(demand: Demand, answer: Sequence[int]) -> Allowance:
         is_refused=is_refused,
         retry_after_s=wait_s if is_refused else 0.0,
     )
-
-
-def _raced(demand: Demand) -> Allowance:
-    return Allowance(demand=demand, remaining=0, reset_s=1.0, is_refused=True, retry_after_s=1.0)

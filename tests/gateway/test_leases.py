@@ -137,14 +137,35 @@ async def test_demands_are_leased_all_or_none(clean):
 
 async def test_slice_that_is_not_used_goes_back(clean):
     async with limiters(clean.url, 2) as (first, second):
-        for _ in range(40):
+        for _ in range(1 + 2 + 4 + 8 + 10 + 10):  # each slice twice the one before, up to a 16th of the limit
             await first.take([demand(limit=160)])
-        kept = first._counters.slices["requests", "key:k"]
-        kept.used = 10
-        kept.left = 0
+        assert first._counters.slices["requests", "key:k"].left == 0
         await first.take([demand(limit=160)])  # leases ten, takes one
         assert first._counters.slices["requests", "key:k"].left == 9
-        await until(lambda: passes(second, demand(119, limit=160)))
+        await until(lambda: passes(second, demand(160 - 36, limit=160)))
+
+
+async def test_requests_that_wait_for_a_lease_share_one_and_none_is_refused_below_the_limit(
+    clean, monkeypatch
+):
+    monkeypatch.setattr(leases, "WAIT_MAX_S", 10.0)
+    asked = []
+    async with limiters(clean.url, 1) as (limiter,):
+        inner = limiter._lease
+
+        async def counted(**given):
+            asked.append(given["args"])
+            return await inner(**given)
+
+        limiter._lease = counted
+        both = [demand(limit=10**8), demand(limit=10**8, kind="concurrent", scope="key:c")]
+        for _ in range(10):
+            taken = await asyncio.gather(*(limiter.take(both) for _ in range(40)))
+            assert [one for one in taken if one.refused is not None] == []
+            for _ in taken:
+                limiter.leave(both[1])
+
+    assert len(asked) <= 2 * 10  # four hundred requests
 
 
 async def test_requests_that_lease_at_once_lose_no_slice_of_each_other(clean, monkeypatch):
