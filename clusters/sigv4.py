@@ -1,5 +1,6 @@
 """Signs requests to AWS by Signature Version 4, through botocore, which is loaded where such a cluster is."""
 
+import importlib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ class SigV4Signer:
         """`text` passed `key_problem`."""
         match = ACCESS_KEY.fullmatch(text)
         assert match is not None, "access keys are checked before they are stored"
+        # Loaded where the inventory is read, in a thread: the first request shall not wait for it.
+        importlib.import_module("botocore.auth")
         return cls(access_key_id=match[1], secret_access_key=match[2], session_token=match[3], region=region)
 
     def headers(

@@ -153,6 +153,7 @@ class Delivery:
             upstream_name=attempt.target.upstream_name,
             output_tokens_max=bound.tokens_max if bound.is_injected else None,
             output_tokens_bound=bound.tokens_max,
+            answer_id=f"chatcmpl-{attempt.hold.attempt_id.hex}",
             created_s=int(self.wall_clock().timestamp()),
         )
 

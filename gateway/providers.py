@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gateway.dialects.anthropic import AnthropicDialect
+from gateway.dialects.bedrock import BedrockDialect
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.gemini import GeminiDialect
 from gateway.dialects.openai import PATHS, OpenAIDialect
@@ -15,6 +16,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "claude": AnthropicDialect(),
     "azure": OpenAIDialect(paths=AZURE_PATHS),
     "gemini": GeminiDialect(),
+    "bedrock": BedrockDialect(),
 }
 
 

@@ -116,7 +116,7 @@ def anthropic_request(call: Call) -> dict[str, Any]:
         tools = [_json_tool(named)]
         choice = {"type": "tool", "name": JSON_TOOL, "disable_parallel_tool_use": True}
     limit = _output_limit(call)
-    thinking, effort = _thinking(call, limit=limit)
+    configured, effort = thinking(call, limit=limit, maker=MAKER)
     if effort:
         output["effort"] = effort
     request = {
@@ -129,9 +129,9 @@ def anthropic_request(call: Call) -> dict[str, Any]:
         "stop_sequences": list(members.stop_sequences(document)),
         "metadata": _metadata(document),
         "output_config": output,
-        "thinking": thinking,
+        "thinking": configured,
         "service_tier": _service_tier(document),
-        **_sampling(document),
+        **sampling(document, maker=MAKER),
         "stream": call.request.is_stream or None,
     }
     return {name: value for name, value in request.items() if value not in (None, [], {})}
@@ -147,6 +147,37 @@ def closed_schema(schema: Any) -> Any:
     if closed.get("type") == "object":
         closed.setdefault("additionalProperties", False)
     return closed
+
+
+def thinking(call: Call, *, limit: int, maker: str) -> tuple[dict[str, Any] | None, str | None]:
+    """The thinking configuration and the effort; the member `thinking` goes before `reasoning_effort`."""
+    document = call.document
+    own, asked = document.get("thinking"), document.get("reasoning_effort")
+    if own is not None:
+        return dict(own) if isinstance(own, Mapping) else {}, None
+    if asked is None:
+        return None, None
+    if asked == "none":
+        return {"type": "disabled"}, None
+    version = generation(call.upstream_name)
+    if asked not in EFFORTS or version < THINKING_FROM:
+        raise unsupported("reasoning_effort", maker=maker, hint="this model does not think by that effort")
+    if version >= ADAPTIVE_FROM:
+        shown = {"display": "summarized"} if version >= DISPLAY_FROM else {}
+        return {"type": "adaptive", **shown}, "low" if asked == "minimal" else str(asked)
+    budget = min(BUDGETS[asked], limit - BUDGET_TOKENS_MIN)
+    if budget < BUDGET_TOKENS_MIN or _lost_its_thinking(document["messages"]):
+        # Too short an answer to think in, or a turn that thinking may not be switched on in.
+        return None, None
+    return {"type": "enabled", "budget_tokens": budget}, None
+
+
+def sampling(document: Mapping[str, Any], *, maker: str) -> dict[str, Any]:
+    """What is the default anyway is left out: newer models refuse the members, or both together."""
+    values = {name: members.number(document, name) for name in ("temperature", "top_p", "top_k")}
+    if (values["temperature"] or 0) > 1:
+        raise unsupported("temperature", maker=maker, hint="its temperatures end at 1")
+    return {name: value for name, value in values.items() if value != 1 or name == "top_k"}
 
 
 def _conversation(given: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -308,29 +339,6 @@ def _output_limit(call: Call) -> int:
     return min(most, call.output_tokens_bound)
 
 
-def _thinking(call: Call, *, limit: int) -> tuple[dict[str, Any] | None, str | None]:
-    """The thinking configuration and the effort; the member `thinking` goes before `reasoning_effort`."""
-    document = call.document
-    own, asked = document.get("thinking"), document.get("reasoning_effort")
-    if own is not None:
-        return dict(own) if isinstance(own, Mapping) else {}, None
-    if asked is None:
-        return None, None
-    if asked == "none":
-        return {"type": "disabled"}, None
-    version = generation(call.upstream_name)
-    if asked not in EFFORTS or version < THINKING_FROM:
-        raise unsupported("reasoning_effort", maker=MAKER, hint="this model does not think by that effort")
-    if version >= ADAPTIVE_FROM:
-        shown = {"display": "summarized"} if version >= DISPLAY_FROM else {}
-        return {"type": "adaptive", **shown}, "low" if asked == "minimal" else str(asked)
-    budget = min(BUDGETS[asked], limit - BUDGET_TOKENS_MIN)
-    if budget < BUDGET_TOKENS_MIN or _lost_its_thinking(document["messages"]):
-        # Too short an answer to think in, or a turn that thinking may not be switched on in.
-        return None, None
-    return {"type": "enabled", "budget_tokens": budget}, None
-
-
 def _lost_its_thinking(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether tools were called in the running turn and the client kept none of the thinking before it."""
     for message in reversed(messages):
@@ -339,14 +347,6 @@ def _lost_its_thinking(messages: Sequence[Mapping[str, Any]]) -> bool:
         if message["role"] != "tool":
             return False
     return False
-
-
-def _sampling(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the default anyway is left out: newer models refuse the members, or both together."""
-    values = {name: members.number(document, name) for name in ("temperature", "top_p", "top_k")}
-    if (values["temperature"] or 0) > 1:
-        raise unsupported("temperature", maker=MAKER, hint="its temperatures end at 1")
-    return {name: value for name, value in values.items() if value != 1 or name == "top_k"}
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:

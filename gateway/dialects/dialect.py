@@ -28,6 +28,7 @@ class Call:
     output_tokens_max: int | None
     # The most that one choice may have, for makers that want a limit in each request.
     output_tokens_bound: int
+    answer_id: str  # of answers whose maker gives them none
     created_s: int  # since the epoch; OpenAI's answers carry it, others' do not
 
     @property

@@ -1,10 +1,14 @@
 """Providers through a running gateway: the official SDK asks, the maker's own exchanges answer."""
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
 
 from tests.e2e.fleet import cost_of
 from tests.fakes.provider_server import Replay, run_provider
 from tests.gateway.dialects import test_anthropic_answers as anthropic
+from tests.gateway.dialects import test_bedrock_answers as bedrock
 from tests.gateway.dialects import test_gemini_answers as gemini
 from tests.gateway.dialects.calls import sse
 
@@ -298,3 +302,46 @@ def test_gemini_key_that_is_wrong_is_not_the_callers_fault_and_its_delay_is_obey
 
     assert (refusal.status_code, len(provider.received)) == (503, 2)
     assert 40 <= int(refusal.headers["retry-after"]) <= 43
+
+
+def test_bedrock_is_signed_and_streams_and_is_metered_exactly(fleet):
+    secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+    replay = Replay(
+        pieces=(bedrock.STREAM[:500], bedrock.STREAM[500:]), content_type="application/vnd.amazon.eventstream"
+    )
+    with run_provider(lambda _request: replay) as provider:
+        values = {"backend": "bedrock", "auth_type": "sigv4", "region": "eu-west-1"}
+        add_provider(fleet, provider, secret={"a": f"AKIDEXAMPLE000000000:{secret}"}, **values)
+        key = fleet.issue_key()
+        fleet.ready()
+
+        chunks = list(fleet.ask(key, stream=True))
+
+    (request,), (row,) = provider.received, fleet.settled_rows(key, count=1)
+    assert request.path == "/model/theirs/converse-stream"
+    assert request.headers["authorization"] == expected_authorization(request, secret=secret)
+    calls = [call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    assert [(call.index, call.function.arguments) for call in calls] == [
+        (0, ""),
+        (0, '{"city":'),
+        (0, '"A"}'),
+        (1, ""),
+        (1, "{}"),
+    ]
+    assert buckets(row) == ((20, 7, 3, 2, 15, 0), False, "ok")
+
+
+def expected_authorization(request, *, secret):
+    """By botocore, from what arrived."""
+    credentials = ReadOnlyCredentials("AKIDEXAMPLE000000000", secret, None)
+    url = f"https://{request.headers['host']}{request.path}"
+    signer, aws_request = (
+        SigV4Auth(credentials, "bedrock", "eu-west-1"),
+        AWSRequest("POST", url, data=request.body),
+    )
+    aws_request.context["timestamp"] = aws_request.headers["X-Amz-Date"] = request.headers["x-amz-date"]
+    text = signer.string_to_sign(aws_request, signer.canonical_request(aws_request))
+    names = signer.signed_headers(signer.headers_to_sign(aws_request))
+    signature = signer.signature(text, aws_request)
+    scope = signer.scope(aws_request)
+    return f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={names}, Signature={signature}"

@@ -37,6 +37,7 @@ def call_of(
         upstream_name=upstream_name,
         output_tokens_max=output_tokens_max,
         output_tokens_bound=output_tokens_bound or output_tokens_max or asked or 200_000,
+        answer_id="chatcmpl-1",
         created_s=CREATED_S,
     )
 
