@@ -132,7 +132,8 @@ class Delivery:
             attempt_id=str(attempt.hold.attempt_id),
             tokens=call.request.profile.prompt_tokens_estimate,
         )
-        async with self.sender.answer(target, message) as response:
+        response, key = await self.sender.send(target, message)
+        try:
             answer = translated(
                 response,
                 dialect=dialect,
@@ -144,6 +145,8 @@ class Delivery:
                 return await self.reader.read_plain(attempt, answer)
             await self.reader.relay_stream(attempt, answer, outbox, patience, headers)
             return b""
+        finally:
+            await self.sender.end(response, key)
 
     def _call(self, attempt: Attempt) -> Call:
         bound = attempt.bound

@@ -1,7 +1,6 @@
 """Sends an attempt with one of a provider's keys, and with the next where one is at its limit or refused."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from clusters.signing import Key
@@ -31,21 +30,19 @@ class Sender:
     wall_clock_s: Callable[[], float]
     keyring: Keyring = field(default_factory=Keyring)
 
-    @asynccontextmanager
-    async def answer(self, target: Target, message: Message) -> AsyncIterator[UpstreamResponse]:
-        """The answer, closed at the end. Raises UpstreamFailure."""
+    async def send(self, target: Target, message: Message) -> tuple[UpstreamResponse, Key | None]:
+        """The answer, and the key that it was asked with; both go back by `end`. Raises UpstreamFailure."""
         if not target.keys:
-            async with aclosing(await self._send(target, message)) as response:
-                yield response
-            return
-        key, response = await self._keyed(target, message)
-        try:
-            yield response
-        finally:
-            self.keyring.give_back(key)
-            await response.aclose()
+            return await self._send(target, message), None
+        return await self._keyed(target, message)
 
-    async def _keyed(self, target: Target, message: Message) -> tuple[Key, UpstreamResponse]:
+    async def end(self, response: UpstreamResponse, key: Key | None) -> None:
+        """The answer was read, or nobody reads on."""
+        if key is not None:
+            self.keyring.give_back(key)
+        await response.aclose()
+
+    async def _keyed(self, target: Target, message: Message) -> tuple[UpstreamResponse, Key]:
         """The first answer that is no fault of a key's; each key is tried once, the ring's order.
 
         A key that was at its limit or not accepted cost nothing, so the next one is no second attempt.
@@ -67,7 +64,7 @@ class Sender:
                 self.keyring.on_answer(
                     key, response.headers, now_s=self.clock(), wall_now_s=self.wall_clock_s()
                 )
-                return key, response
+                return response, key
         if failure is None or (len(tried) > 1 and isinstance(failure.error, OverloadedError)):
             failure = self._all_out(target, tokens=message.tokens)
         raise failure
