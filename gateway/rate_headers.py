@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 WAIT_S_MAX = 300.0
 # Numbers above these are moments since the epoch, in seconds or milliseconds, and no durations.
 EPOCH_S_MIN, EPOCH_MS_MIN = 1e9, 1e12
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _UNITS_S = (86_400.0, 3600.0, 60.0, 1.0, 0.001)
 # (what is left, when there is more again), the pairs that providers send.
 _PAIRS = (

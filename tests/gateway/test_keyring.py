@@ -86,6 +86,7 @@ def test_tokens_count_and_more_than_the_limit_is_sent_alone():
     assert taken(ring, [small], tokens=500) == "small"
     assert taken(ring, [small], tokens=1) is None
     assert taken(ring, [small], tokens=1, now_s=241.0) == "small"
+    assert taken(ring, [small], tokens=500, now_s=1000.0) == "small"
 
 
 def test_memory_is_bounded():

@@ -97,8 +97,15 @@ async def test_what_is_no_fault_of_a_key_is_the_clusters(failure):
     assert sender.keyring.wait_s(KEYS[:1], tokens=1, now_s=100.0) == 0.0
 
 
-async def test_keys_that_are_all_limited_say_when_the_first_comes_back():
-    upstreams = FakeUpstreams({"a": limited(30.0), "b": limited(20.0), "c": refused()})
+@pytest.mark.parametrize(
+    "failures",
+    [
+        {"a": limited(30.0), "b": limited(20.0), "c": refused()},
+        {"a": refused(), "b": limited(30.0), "c": limited(20.0)},
+    ],
+)
+async def test_keys_that_are_all_limited_say_when_the_first_comes_back(failures):
+    upstreams = FakeUpstreams(failures)
     sender = sender_of(upstreams)
 
     waits = []

@@ -410,6 +410,17 @@ def test_what_has_no_translation_is_refused_by_name(members, param):
             "messages[0].tool_calls[0]",
         ),
         ({"temperature": "hot"}, "temperature"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,@@@"}}],
+                    }
+                ]
+            },
+            "messages[0].content[0]",
+        ),
         ({"stop": [1]}, "stop"),
         (
             {

@@ -184,6 +184,15 @@ def test_several_candidates_each_begin_and_end():
     ]
 
 
+def test_candidate_that_ended_says_nothing_more():
+    ended = b"data: " + orjson.dumps(response(finish="STOP", metadata=METADATA)) + b"\n\n"
+
+    assert frames(translate(translator(), [ended, ended])) == [
+        chunk({"role": "assistant"}, finish_reason="stop"),
+        *LAST,
+    ]
+
+
 def test_stream_that_breaks_off_has_no_end():
     data = STREAM[: STREAM.rfind(b"data: ")]
 
