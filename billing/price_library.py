@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, TimeOfDateConstraint
 
 # Our names of providers, where the library has another; any other name is passed on as it is.
-LIBRARY_PROVIDERS = {"claude": "anthropic", "gemini": "google"}
+LIBRARY_PROVIDERS = {"claude": "anthropic", "gemini": "google", "bedrock": "aws", "xai": "x-ai"}
 SOURCE = "genai-prices"
 # Our rates and the library's names of them, the first that it has.
 LIBRARY_RATES = {

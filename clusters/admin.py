@@ -135,7 +135,7 @@ class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # tak
 
     model = ClusterSecret
     form = RetireForm
-    fields = ("purpose", "label", "created_at", "is_active", "retire")
+    fields = ("purpose", "label", "created_at", "is_active", "rpm_max", "tpm_max", "retire")
     readonly_fields = ("purpose", "label", "created_at", "is_active")
     extra = 0
     max_num = 0
@@ -178,7 +178,7 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
         "recent_checks",
     )
     fieldsets = (
-        (None, {"fields": ("name", "kind", "provider", "region", "tags", "state")}),
+        (None, {"fields": ("name", "preset", "kind", "provider", "region", "tags", "state")}),
         ("Connection", {"fields": ("endpoint", "backend", "auth_type", "allow_private_network")}),
         (
             "Cost and capacity",
@@ -235,6 +235,9 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
                 for row in formset.forms:
                     if row.cleaned_data.get("retire"):
                         inventory.retire_secret(secret_id=row.instance.pk)
+                    elif row.has_changed():
+                        limits = {name: row.cleaned_data[name] for name in ("rpm_max", "tpm_max")}
+                        inventory.limit_secret(secret_id=row.instance.pk, **limits)
                 return
             if formset.deleted_objects:
                 inventory.delete_records(records=formset.deleted_objects)

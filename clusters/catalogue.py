@@ -123,14 +123,29 @@ class DeploymentEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyEntry:
+    """A live secret: what it is for, what it is called, and a provider key's own limits per minute."""
+
+    purpose: str
+    label: str
+    rpm_max: int | None
+    tpm_max: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterEntry:
-    """A cluster: its values by the names in CLUSTER_FIELDS, and for which purposes it has a live secret."""
+    """A cluster: its values by the names in CLUSTER_FIELDS, and what it has of live secrets."""
 
     id: UUID
     name: str
     values: Mapping[str, Any]
-    secret_purposes: frozenset[str]
+    secrets: tuple[KeyEntry, ...]
     deployments: tuple[DeploymentEntry, ...]
+
+    @property
+    def secret_purposes(self) -> frozenset[str]:
+        """For which purposes it has a live secret."""
+        return frozenset(secret.purpose for secret in self.secrets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +225,15 @@ def put_router_settings(*, values: Mapping[str, object]) -> Change:
         return _put(found, new=found, name="", values=values, known=SETTINGS_FIELDS)
 
 
-def put_secret(*, cluster_name: str, purpose: str, plaintext: str, label: str) -> bool:
+def put_secret(
+    *,
+    cluster_name: str,
+    purpose: str,
+    plaintext: str,
+    label: str,
+    rpm_max: int | None = None,
+    tpm_max: int | None = None,
+) -> bool:
     """Make this the cluster's one secret of its purpose and label; True if that changed anything.
 
     Older secrets under the same label are retired; those under other labels (entered by hand, say)
@@ -237,7 +260,10 @@ def put_secret(*, cluster_name: str, purpose: str, plaintext: str, label: str) -
         ]
         for secret_id in stale_ids:
             inventory.retire_secret(secret_id=secret_id)
-    return is_stored or bool(stale_ids)
+        other = live.exclude(id__in=stale_ids).exclude(rpm_max=rpm_max, tpm_max=tpm_max).first()
+        if other is not None:
+            inventory.limit_secret(secret_id=other.id, rpm_max=rpm_max, tpm_max=tpm_max)
+    return is_stored or bool(stale_ids) or other is not None
 
 
 def load_catalogue() -> Catalogue:
@@ -245,11 +271,12 @@ def load_catalogue() -> Catalogue:
 
     Sorted here: databases differ in how they order text.
     """
-    purposes: dict[UUID, set[str]] = {}
-    for cluster_id, purpose in ClusterSecret.objects.filter(is_active=True).values_list(
-        "cluster_id", "purpose"
-    ):
-        purposes.setdefault(cluster_id, set()).add(purpose)
+    secrets: dict[UUID, list[KeyEntry]] = {}
+    for secret in ClusterSecret.objects.filter(is_active=True).order_by("created_at", "id"):
+        key = KeyEntry(
+            purpose=secret.purpose, label=secret.label, rpm_max=secret.rpm_max, tpm_max=secret.tpm_max
+        )
+        secrets.setdefault(secret.cluster_id, []).append(key)
     deployments: dict[UUID, list[DeploymentEntry]] = {}
     for deployment in sorted(Deployment.objects.all(), key=lambda each: each.model):
         entry = DeploymentEntry(model=deployment.model, values=_values(deployment, DEPLOYMENT_FIELDS))
@@ -261,7 +288,7 @@ def load_catalogue() -> Catalogue:
                 id=cluster.id,
                 name=cluster.name,
                 values=_values(cluster, CLUSTER_FIELDS),
-                secret_purposes=frozenset(purposes.get(cluster.id, ())),
+                secrets=tuple(secrets.get(cluster.id, ())),
                 deployments=tuple(deployments.get(cluster.id, ())),
             )
             for cluster in sorted(Cluster.objects.all(), key=lambda each: each.name)

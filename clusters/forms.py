@@ -9,7 +9,7 @@ from django.contrib.admin.widgets import AdminSplitDateTime
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from clusters import inventory, record_checks
+from clusters import inventory, presets, record_checks
 from clusters.hourly_costs import COST_PER_HOUR_NANOUSD_MAX
 from clusters.models import Cluster, ClusterSecret, Deployment, HourlyCost, Route, RouterSettings
 from routing.money import NANOUSD_PER_USD
@@ -30,6 +30,7 @@ WAKE_FIELDS = {"wake_secret": ClusterSecret.Purpose.WAKE.value}
 TOKEN_PURPOSES = {
     Cluster.Auth.BEARER.value: ClusterSecret.Purpose.BEARER.value,
     Cluster.Auth.HMAC.value: ClusterSecret.Purpose.HMAC.value,
+    Cluster.Auth.SIGV4.value: ClusterSecret.Purpose.SIGV4.value,
 }
 
 
@@ -125,12 +126,22 @@ class InventoryForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's clas
 class ClusterForm(InventoryForm):
     """A cluster, its price in dollars, and secrets that can be entered but never read."""
 
+    preset = forms.ChoiceField(
+        required=False,
+        choices=[
+            ("", "none: an own cluster, or as entered below"),
+            *((name, preset.label) for name, preset in presets.PRESETS.items()),
+        ],
+        help_text="A provider fills in kind, backend, authentication and billing when it is saved, endpoint "
+        "and provider where they are empty: then only a name and the key below are needed.",
+    )
     tags = ModelListField(
         required=False,
         widget=forms.TextInput(attrs={"class": "vLargeTextField"}),
         help_text="Words that keys and teams may require or forbid, such as gdpr, on-prem.",
     )
     endpoint = forms.CharField(
+        required=False,
         max_length=record_checks.ENDPOINT_CHARACTERS_MAX,
         help_text="Base URL without /v1, for example https://aws.llm.example.com",
         widget=forms.TextInput(attrs={"class": "vLargeTextField"}),
@@ -145,10 +156,11 @@ class ClusterForm(InventoryForm):
         "paid by the token. The hourly costs below go before it once they are in force.",
     )
     secret = forms.CharField(
-        label="New token or HMAC secret",
+        label="New API key, token or HMAC secret",
         required=False,
         widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
-        help_text="Write-only. It becomes live beside the older ones; retire those below.",
+        help_text="Write-only. It becomes live beside the older ones; retire those below. A provider's keys "
+        "are all in use, the least loaded first. Of AWS: ACCESS_KEY_ID:SECRET_ACCESS_KEY.",
     )
     secret_label = forms.CharField(
         label="Label of what is entered here",
@@ -219,11 +231,14 @@ class ClusterForm(InventoryForm):
     def clean(self) -> dict[str, Any]:
         """The price becomes nano-USD, exactly; each secret is checked before anything is saved."""
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        self._fill_in(cleaned)
+        if not cleaned.get("endpoint") and "endpoint" not in self.errors:
+            self.add_error("endpoint", "enter where it answers, without /v1")
         price = cleaned.get("cost_per_hour_usd")
         if price is not None:
             self.instance.cost_per_hour_nanousd = nanousd(price)
         if cleaned.get("secret") and cleaned.get("auth_type") not in TOKEN_PURPOSES:
-            self.add_error("secret", "choose bearer token or HMAC as authentication to store this")
+            self.add_error("secret", "choose bearer token, HMAC or AWS as authentication to store this")
         wake_auth = cleaned.get("wake_auth") or self.instance.wake_auth
         if cleaned.get("wake_secret") and wake_auth == Cluster.WakeAuth.NONE:
             self.add_error("wake_secret", "choose bearer token or HMAC for the wake hook to store this")
@@ -233,6 +248,16 @@ class ClusterForm(InventoryForm):
             except inventory.InventoryError as error:
                 self.add_error(field, str(error))
         return cleaned
+
+    def _fill_in(self, cleaned: dict[str, Any]) -> None:
+        """What the chosen preset knows. The record takes these values as if they had been entered."""
+        preset = presets.PRESETS.get(cleaned.get("preset") or "")
+        if preset is None:
+            return
+        cleaned["kind"], cleaned["billing"] = Cluster.Kind.PROVIDER.value, Cluster.Billing.METERED.value
+        cleaned["backend"], cleaned["auth_type"] = preset.backend, preset.auth_type
+        cleaned["provider"] = cleaned.get("provider") or preset.name
+        cleaned["endpoint"] = cleaned.get("endpoint") or preset.endpoint_in(cleaned.get("region") or "")
 
     def entered_secrets(self) -> list[tuple[str, str, str]]:
         """(purpose, label, plaintext) of what was entered; to be stored, and forgotten."""
@@ -295,13 +320,13 @@ class HourlyCostForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
 
 
 class RetireForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
-    """A secret's row: nothing of it can be changed, but it can be ended."""
+    """A secret's row: what is in it cannot be changed; it can be limited, if a provider's key, and ended."""
 
     retire = forms.BooleanField(required=False, help_text="Ends it for good.")
 
     class Meta:
         model = ClusterSecret
-        fields = ()
+        fields = ("rpm_max", "tpm_max")
 
 
 class RouteForm(InventoryForm):

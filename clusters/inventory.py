@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from django.db import models, transaction
 from django.db.models import F
 
-from clusters import signing, temperature, vault
+from clusters import signing, sigv4, temperature, vault
 from clusters.health import Condition, Observation, folded, settled_latency_ms
 from clusters.models import (
     Cluster,
@@ -142,7 +142,10 @@ def check_secret(*, purpose: str, plaintext: str) -> str:
         )
     if purpose == ClusterSecret.Purpose.HMAC and not text.isprintable():
         raise InventoryError("the HMAC secret has line breaks or control characters: copy it again")
-    if purpose in PEM_PURPOSES:
+    if purpose == ClusterSecret.Purpose.SIGV4:
+        if problem := sigv4.key_problem(text):
+            raise InventoryError(f"this is no AWS access key: {problem}")
+    elif purpose in PEM_PURPOSES:
         try:
             signing.check_pem(purpose=purpose, plaintext=text)
         except signing.SigningError as error:
@@ -176,6 +179,14 @@ def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str =
         )
         bump_revision()
     return secret_id
+
+
+def limit_secret(*, secret_id: UUID, rpm_max: int | None, tpm_max: int | None) -> None:
+    """Set a key's own limits per minute; None: it has none that we know."""
+    with transaction.atomic():
+        changed = ClusterSecret.objects.filter(id=secret_id, is_active=True)
+        _one(changed.update(rpm_max=rpm_max, tpm_max=tpm_max), f"live secret {secret_id}")
+        bump_revision()
 
 
 def put_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str = "") -> bool:

@@ -24,12 +24,15 @@ class Cluster(models.Model):
         OPENAI = "openai", "OpenAI-compatible"
         CLAUDE = "claude", "Anthropic Claude"
         GEMINI = "gemini", "Google Gemini"
+        AZURE = "azure", "Azure OpenAI"
+        BEDROCK = "bedrock", "AWS Bedrock"
 
     class Auth(models.TextChoices):
         NONE = "none", "None"
         BEARER = "bearer", "Bearer token"
         HMAC = "hmac", "HMAC signature"
         MTLS = "mtls", "Mutual TLS"
+        SIGV4 = "sigv4", "AWS signature (SigV4)"
 
     class Billing(models.TextChoices):
         COMMITTED = "committed", "Committed (paid whether used or not)"
@@ -221,6 +224,7 @@ class ClusterSecret(models.Model):
         CLIENT_KEY = "client_key", "Client key (PEM)"
         CA = "ca", "CA certificate (PEM)"
         WAKE = "wake", "Wake hook's token or HMAC secret"
+        SIGV4 = "sigv4", "AWS access key"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="secrets")
@@ -229,6 +233,12 @@ class ClusterSecret(models.Model):
     ciphertext = models.BinaryField(editable=False)
     encryption_key_id = models.CharField(max_length=16, editable=False)
     is_active = models.BooleanField(default=True)
+    rpm_max = models.PositiveIntegerField(
+        "requests/min", null=True, blank=True, validators=[MinValueValidator(1)]
+    )
+    tpm_max = models.PositiveIntegerField(
+        "tokens/min", null=True, blank=True, validators=[MinValueValidator(1)]
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

@@ -62,6 +62,8 @@ def _check_cluster(cluster: Cluster) -> None:
         raise InventoryError(str(error), field="endpoint") from error
     if cluster.auth_type == Cluster.Auth.MTLS and not cluster.endpoint.startswith("https://"):
         raise InventoryError("mutual TLS needs an endpoint that begins with https://", field="endpoint")
+    if cluster.auth_type == Cluster.Auth.SIGV4 and cluster.backend != Cluster.Backend.BEDROCK:
+        raise InventoryError("AWS signatures are for the backend bedrock alone", field="auth_type")
     if fault := billing_fault(kind=cluster.kind, billing=cluster.billing):
         raise InventoryError(fault, field="billing")
     if cluster.replica_count > REPLICAS_MAX:

@@ -18,6 +18,8 @@ import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from clusters.sigv4 import SigV4Signer
+
 SKEW_S = 60
 NONCES_MAX = 100_000
 SECRETS_MAX = 8
@@ -126,16 +128,32 @@ class TlsIdentity:
     expires_at: datetime | None = None  # the client certificate's
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One of a provider's API keys, each with its own limits; None: it has none that we know."""
+
+    id: str
+    label: str
+    signer: Signer
+    rpm_max: int | None = None
+    tpm_max: int | None = None
+
+
 def build_signer(
-    *, auth_type: str, secrets: Sequence[tuple[str, str, str]], token_header: str = AUTHORIZATION
+    *,
+    auth_type: str,
+    secrets: Sequence[tuple[str, str, str]],
+    token_header: str = AUTHORIZATION,
+    region: str = "",
 ) -> Signer:
     """The signer of a cluster; `secrets` are (purpose, label or id, plaintext), newest first.
 
-    Raises `SigningError` where the secret that the kind of authentication needs is not among them.
+    `region` is for AWS alone. Raises `SigningError` where the secret that the kind of authentication needs
+    is not among them.
     """
     if auth_type not in SIGNERS:
         raise SigningError(f"authentication {auth_type!r} is unknown: use one of {', '.join(SIGNERS)}")
-    return SIGNERS[auth_type](secrets, token_header)
+    return SIGNERS[auth_type](secrets, region if auth_type == "sigv4" else token_header)
 
 
 def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]]) -> TlsIdentity | None:
@@ -397,9 +415,17 @@ def _hmac(secrets: Sequence[tuple[str, str, str]], _token_header: str) -> Signer
     return Rfc9421Signer(secrets=named)
 
 
+def _sigv4(secrets: Sequence[tuple[str, str, str]], region: str) -> Signer:
+    for purpose, _, text in secrets:
+        if purpose == "sigv4":
+            return SigV4Signer.of_text(text, region=region)
+    raise SigningError("no live AWS access key is stored: add one in Admin > Clusters")
+
+
 SIGNERS: Mapping[str, Callable[[Sequence[tuple[str, str, str]], str], Signer]] = {
     "none": _none,
     "bearer": _bearer,
     "hmac": _hmac,
     "mtls": _none,
+    "sigv4": _sigv4,
 }

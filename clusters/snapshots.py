@@ -21,13 +21,27 @@ from clusters.models import (
     RouterSettings,
     Waking,
 )
-from clusters.signing import NoneSigner, Signer, SigningError, TlsIdentity, build_signer, build_tls_identity
+from clusters.signing import (
+    Key,
+    NoneSigner,
+    Signer,
+    SigningError,
+    TlsIdentity,
+    build_signer,
+    build_tls_identity,
+)
 from clusters.temperature import expected_warm_up_s
 from clusters.vault import VaultError, decrypt
 from routing.types import ASLEEP, COLD, WAKING
 
 # Providers that take their API key in a header of their own instead of Authorization.
-TOKEN_HEADERS = {Cluster.Backend.CLAUDE.value: "x-api-key", Cluster.Backend.GEMINI.value: "x-goog-api-key"}
+TOKEN_HEADERS = {
+    Cluster.Backend.CLAUDE.value: "x-api-key",
+    Cluster.Backend.GEMINI.value: "x-goog-api-key",
+    Cluster.Backend.AZURE.value: "api-key",
+}
+# Kinds of authentication of which a provider may have several keys, all in use.
+KEYED_AUTH_TYPES = frozenset({Cluster.Auth.BEARER.value, Cluster.Auth.SIGV4.value})
 SINGLE_ROW_ID = 1
 
 
@@ -100,6 +114,7 @@ class ClusterView:
     tags: frozenset[str] = frozenset()
     temperature: str = ""  # cold, waking or warm; empty: not autoscaled, or not known
     waking: WakingView | None = None  # None: not autoscaled
+    keys: tuple[Key, ...] = ()  # of a provider: all are in use, the newest first
 
     @property
     def is_usable(self) -> bool:
@@ -244,7 +259,7 @@ def _cluster_view(
     cluster: Any, secrets: Sequence[ClusterSecret], deployments: Sequence[Deployment]
 ) -> ClusterView:
     """Of a cluster with its annotations, see `with_cost_in_force`."""
-    signer, tls, secret_problem = _identity(cluster, secrets)
+    signer, tls, keys, secret_problem = _identity(cluster, secrets)
     return ClusterView(
         id=str(cluster.id),
         name=cluster.name,
@@ -278,6 +293,7 @@ def _cluster_view(
         replica_count=cluster.replica_count,
         cost_changes_at=cluster.cost_changes_at,
         tags=frozenset(cluster.tags),
+        keys=keys,
         temperature=cluster.temperature if cluster.billing == Cluster.Billing.AUTOSCALED else "",
         waking=_waking_view(cluster) if cluster.billing == Cluster.Billing.AUTOSCALED else None,
     )
@@ -304,26 +320,41 @@ def _waking_view(cluster: Cluster) -> WakingView:
     )
 
 
-def _identity(cluster: Cluster, secrets: Sequence[ClusterSecret]) -> tuple[Signer, TlsIdentity | None, str]:
-    """The signer, the TLS identity and why they cannot be had; fails closed: no secret, no signer."""
+def _identity(
+    cluster: Cluster, secrets: Sequence[ClusterSecret]
+) -> tuple[Signer, TlsIdentity | None, tuple[Key, ...], str]:
+    """Signer, TLS identity, a provider's keys and why there are none; fails closed: no secret, no signer."""
     try:
-        opened = [
-            (
-                secret.purpose,
-                secret.label or str(secret.id),
-                decrypt(
-                    ciphertext=bytes(secret.ciphertext),
-                    key_id=secret.encryption_key_id,
-                    record_id=secret.id,
-                ),
-            )
-            for secret in secrets
-        ]
-        header = TOKEN_HEADERS.get(cluster.backend, "authorization")
-        signer = build_signer(auth_type=cluster.auth_type, secrets=opened, token_header=header)
-        return signer, build_tls_identity(auth_type=cluster.auth_type, secrets=opened), ""
+        opened = [(secret.purpose, secret.label or str(secret.id), _plaintext(secret)) for secret in secrets]
+        signer = _signer(cluster, opened)
+        tls = build_tls_identity(auth_type=cluster.auth_type, secrets=opened)
     except (VaultError, SigningError) as error:
-        return NoneSigner(), None, str(error)
+        return NoneSigner(), None, (), str(error)
+    keys: tuple[Key, ...] = ()
+    if cluster.kind == Cluster.Kind.PROVIDER and cluster.auth_type in KEYED_AUTH_TYPES:
+        keys = tuple(
+            Key(
+                id=str(secret.id),
+                label=each[1],
+                signer=_signer(cluster, [each]),
+                rpm_max=secret.rpm_max,
+                tpm_max=secret.tpm_max,
+            )
+            for secret, each in zip(secrets, opened, strict=True)
+            if secret.purpose == cluster.auth_type
+        )
+    return signer, tls, keys, ""
+
+
+def _plaintext(secret: ClusterSecret) -> str:
+    return decrypt(ciphertext=bytes(secret.ciphertext), key_id=secret.encryption_key_id, record_id=secret.id)
+
+
+def _signer(cluster: Cluster, opened: Sequence[tuple[str, str, str]]) -> Signer:
+    header = TOKEN_HEADERS.get(cluster.backend, "authorization")
+    return build_signer(
+        auth_type=cluster.auth_type, secrets=opened, token_header=header, region=cluster.region
+    )
 
 
 def _deployment_view(deployment: Deployment) -> DeploymentView:

@@ -134,8 +134,8 @@ class Reader:
         self._on_progress = on_progress
         self._clock = clock
         self._wall_clock = wall_clock
-        self._response_bytes_max = response_bytes_max
-        self._line_bytes_max = line_bytes_max
+        self.response_bytes_max = response_bytes_max
+        self.line_bytes_max = line_bytes_max
 
     async def read_plain(self, attempt: Attempt, response: UpstreamResponse) -> bytes:
         """The whole body of a plain answer, checked to be one; its usage is noted on the attempt."""
@@ -143,7 +143,7 @@ class Reader:
         size = 0
         async for chunk in response.chunks:
             size += len(chunk)
-            if size > self._response_bytes_max:
+            if size > self.response_bytes_max:
                 raise _failure(UpstreamTooLargeError("The upstream's answer is larger than is allowed."))
             parts.append(chunk)
         body = b"".join(parts)
@@ -183,7 +183,7 @@ class Reader:
         relay = StreamRelay(
             wants_usage=attempt.request.wants_usage,
             choice_count=attempt.request.profile.choice_count,
-            line_bytes_max=self._line_bytes_max,
+            line_bytes_max=self.line_bytes_max,
         )
         checkpoint_at_s = self._clock() + CHECKPOINT_INTERVAL_S
         try:

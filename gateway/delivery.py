@@ -10,15 +10,18 @@ from billing.entries import Settlement
 from billing.group_commit import GroupCommit
 from gateway.accounting import NOTHING_USED, settlement_of
 from gateway.attempt import Attempt, Reader
+from gateway.dialects.dialect import Call
 from gateway.errors import DrainingError, GatewayError, UpstreamTimeoutError
 from gateway.events import Observer
 from gateway.metering import estimated_usage
 from gateway.outbox import Headers, Outbox, Reply
 from gateway.patience import Patience
-from gateway.providers import limit_member, upstream_body, upstream_path
+from gateway.providers import dialect_of
 from gateway.pumps import PumpSet
+from gateway.sending import Message, Sender
 from gateway.streaming import DONE
-from gateway.upstream import UpstreamFailure, Upstreams
+from gateway.translation import sent_body, translated
+from gateway.upstream import UpstreamFailure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class Delivery:
 
     limits: Limits
     ledger: GroupCommit
-    upstreams: Upstreams
+    sender: Sender
     reader: Reader
     pumps: PumpSet
     observer: Observer
@@ -120,26 +123,42 @@ class Delivery:
     async def _read(
         self, attempt: Attempt, outbox: Outbox, patience: Patience, *, request_id: str, headers: Headers
     ) -> bytes:
-        target, request = attempt.target, attempt.request
-        response = await self.upstreams.send(
-            target=target,
-            path=upstream_path(backend=target.backend, surface=request.surface),
-            body=upstream_body(
-                request=request,
-                upstream_name=target.upstream_name,
-                output_tokens_max=attempt.bound.tokens_max if attempt.bound.is_injected else None,
-                limit_name=limit_member(endpoint=target.endpoint, surface=request.surface),
-            ),
+        target, call = attempt.target, self._call(attempt)
+        dialect = dialect_of(target.backend)
+        message = Message(
+            path=dialect.path(call),
+            body=sent_body(dialect, call),
             request_id=request_id,
             attempt_id=str(attempt.hold.attempt_id),
+            tokens=call.request.profile.prompt_tokens_estimate,
         )
+        response, key = await self.sender.send(target, message)
         try:
-            if not request.is_stream:
-                return await self.reader.read_plain(attempt, response)
-            await self.reader.relay_stream(attempt, response, outbox, patience, headers)
+            answer = translated(
+                response,
+                dialect=dialect,
+                call=call,
+                answer_bytes_max=self.reader.response_bytes_max,
+                line_bytes_max=self.reader.line_bytes_max,
+            )
+            if not call.request.is_stream:
+                return await self.reader.read_plain(attempt, answer)
+            await self.reader.relay_stream(attempt, answer, outbox, patience, headers)
             return b""
         finally:
-            await response.aclose()
+            await self.sender.end(response, key)
+
+    def _call(self, attempt: Attempt) -> Call:
+        bound = attempt.bound
+        return Call(
+            request=attempt.request,
+            endpoint=attempt.target.endpoint,
+            upstream_name=attempt.target.upstream_name,
+            output_tokens_max=bound.tokens_max if bound.is_injected else None,
+            output_tokens_bound=bound.tokens_max,
+            answer_id=f"chatcmpl-{attempt.hold.attempt_id.hex}",
+            created_s=int(self.wall_clock().timestamp()),
+        )
 
     def _patience(self, attempt: Attempt) -> Patience:
         limits = self.limits

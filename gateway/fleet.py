@@ -13,7 +13,7 @@ from billing import prices, principals
 from billing.prices import RateTable
 from billing.principals import Principal
 from clusters import snapshots
-from clusters.signing import Signer, TlsIdentity
+from clusters.signing import Key, Signer, TlsIdentity
 from clusters.snapshots import ClusterView, DeploymentView, InventorySnapshot, RouteView, WakingView
 from gateway import metrics
 from gateway.arms import Arms, join_arms
@@ -39,6 +39,7 @@ class Target:
     signer: Signer
     tls: TlsIdentity | None
     is_private_allowed: bool
+    keys: tuple[Key, ...] = ()  # a provider's; one of them signs instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +139,8 @@ def _target(
         latency_ms=cluster.latency_ms,
         in_flight_max=cluster.in_flight_max,
         polled_at_s=0.0 if checked_at is None else now_s - (now - checked_at).total_seconds(),
-        rpm_max=cluster.rpm_max if cluster.kind == "provider" else None,
-        tpm_max=cluster.tpm_max if cluster.kind == "provider" else None,
+        rpm_max=_limit(cluster, "rpm_max"),
+        tpm_max=_limit(cluster, "tpm_max"),
         tags=cluster.tags,
         wakeable=None if cluster.waking is None else _wakeable(cluster, cluster.waking, now=now, now_s=now_s),
     )
@@ -155,6 +156,7 @@ def _target(
         signer=cluster.signer,
         tls=cluster.tls,
         is_private_allowed=cluster.allow_private_network,
+        keys=cluster.keys,
     )
 
 
@@ -175,6 +177,15 @@ def _wakeable(cluster: ClusterView, waking: WakingView, *, now: datetime, now_s:
         can_grow=cluster.can_grow,
         failure_count=waking.failure_count,
     )
+
+
+def _limit(cluster: ClusterView, name: str) -> int | None:
+    """A provider's limit per minute: its own, else its keys' together where each has one."""
+    if cluster.kind != "provider":
+        return None
+    own: int | None = getattr(cluster, name)
+    limits = [getattr(key, name) for key in cluster.keys]
+    return own if own is not None or not limits or None in limits else sum(limits)
 
 
 def _internal_rate(deployment: Deployment, *, overhead_permille: int) -> Rate:

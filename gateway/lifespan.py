@@ -33,6 +33,7 @@ from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
 from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
+from gateway.sending import Sender
 from gateway.traffic import Traffic
 from gateway.upstream import Upstreams
 from gateway.waiting import WaitRoom
@@ -200,7 +201,7 @@ class Gateway:
                 total_s=settings.TOTAL_TIMEOUT_S,
             ),
             ledger=self.ledger,
-            upstreams=self.upstreams,
+            sender=Sender(upstreams=self.upstreams, clock=clock, wall_clock_s=wall_clock_s),
             reader=Reader(
                 ledger=self.ledger,
                 on_first_token=self.traffic.on_first_token,

@@ -1,7 +1,7 @@
 """What an upstream's own refusal of a request means for routing: too long, filtered, or just wrong.
 
 By the codes that OpenAI and Azure document and by the words of the engines that have no code: vLLM, SGLang,
-llama.cpp, TGI, Anthropic. Whatever is not known is nobody's to retry.
+llama.cpp, TGI, Anthropic, Gemini, Bedrock. Whatever is not known is nobody's to retry.
 """
 
 from collections.abc import Collection
@@ -21,6 +21,9 @@ _LONG_WORDS = (
     "exceeds the context window",
     "longer than the model's context length",
     "prompt is too long",
+    "exceed context limit",
+    "exceeds the maximum number of tokens allowed",
+    "input is too long",
     "`inputs` tokens + `max_new_tokens` must be",
 )
 _FILTER_CODES = frozenset(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx
-import orjson
 
 from clusters.endpoint import EndpointError, check_address
 from clusters.signing import ResumingContext, ssl_context
@@ -29,7 +28,8 @@ from gateway.errors import (
 )
 from gateway.fleet import Target
 from gateway.identifiers import random_bytes
-from gateway.providers import openai_credentials
+from gateway.providers import dialect_of
+from gateway.rate_headers import WAIT_S_MAX, retry_after_s
 from gateway.refusal_kinds import refusal_kind
 from gateway.transport import Answer, Transport, request_head
 
@@ -39,8 +39,6 @@ ADDRESSES_MAX = 4
 RESOLVED_FOR_S = 60.0
 LAST_WORDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 ERROR_BODY_BYTES_MAX = 64 * 1024
-ERROR_TEXT_CHARACTERS_MAX = 500
-RETRY_AFTER_S_MAX = 300.0
 
 
 class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; what the caller sees is `error`
@@ -98,7 +96,7 @@ class _Resource:
 
 @dataclass(slots=True, kw_only=True)
 class _Client:
-    """What is kept for a cluster. `resources` is by path: there are as many as there are surfaces."""
+    """What is kept for a cluster. `resources` is by path: as many as surfaces and models."""
 
     transport: Transport
     resolved_at_s: float
@@ -140,7 +138,7 @@ class Upstreams:
         except httpx.TransportError as error:
             raise _transport_failure(error, target=target, now_s=self._wall_clock_s()) from error
         if answer.status != httpx.codes.OK:
-            raise await _refusal(answer, cluster=cluster)
+            raise await _refusal(answer, target, now_s=self._wall_clock_s())
         chunks = _Chunks(answer, cluster=cluster)
         return UpstreamResponse(headers=_headers(answer), chunks=chunks, answer=answer)
 
@@ -165,7 +163,7 @@ class Upstreams:
             ("content-length", str(len(body))),
             ("x-request-id", request_id),
             ("x-gateway-attempt-id", attempt_id),
-            *openai_credentials(signed),
+            *dialect_of(target.backend).headers(signed),
         ]
         return request_head(start=resource.start, headers=headers)
 
@@ -285,31 +283,43 @@ class _Chunks:
         return chunk
 
 
-async def _refusal(answer: Answer, *, cluster: str) -> UpstreamFailure:
+async def _refusal(answer: Answer, target: Target, *, now_s: int) -> UpstreamFailure:
     """What a status other than 200 means. The upstream's words reach the caller only for its own 4xx."""
-    status = answer.status
-    retry_after_s = _retry_after_s(_headers(answer))
+    status, cluster = answer.status, target.deployment.cluster
+    wait_s = retry_after_s(_headers(answer), now_s=now_s)
     if status in UpstreamRefusedError.PASSED_ON:
-        error = await _passed_on(answer)
+        parts = dialect_of(target.backend).error_parts(await _error_body(answer))
+        if parts.is_credential:
+            return _credential_refused(cluster, status)
+        message = parts.message or f"The model's server refused the request with status {status}."
+        error = UpstreamRefusedError(message, upstream_status=status, param=parts.param, code=parts.code)
         kind = refusal_kind(status=status, code=error.upstream_code, message=error.message)
         return UpstreamFailure(error, is_sent=True, is_counted=False, is_retryable=False, refusal=kind)
-    await answer.aclose()
-    if status in {401, 403}:
-        message = f"Cluster {cluster} refused the gateway's own credential; its operator must renew it."
-        return UpstreamFailure(UpstreamAuthError(message), is_sent=True)
     if status == httpx.codes.TOO_MANY_REQUESTS:
-        wait_s = retry_after_s or 1.0
+        # Google says in the body how long to wait.
+        parts = dialect_of(target.backend).error_parts(await _error_body(answer))
+        wait_s = wait_s or min(parts.retry_after_s, WAIT_S_MAX) or 1.0
         busy = OverloadedError(f"Cluster {cluster} is at its rate limit.", retry_after_s=wait_s)
         return UpstreamFailure(busy, is_sent=True, retry_after_s=wait_s)
+    await answer.aclose()
+    if status in {401, 402, 403}:
+        return _credential_refused(cluster, status)
     if status >= 500:
         message = f"Cluster {cluster} answered with status {status}."
-        return UpstreamFailure(UpstreamError(message), is_sent=True, retry_after_s=retry_after_s)
+        return UpstreamFailure(UpstreamError(message), is_sent=True, retry_after_s=wait_s)
     message = f"Cluster {cluster} answered with status {status}, which is no answer to a completion."
     return UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
 
 
-async def _passed_on(answer: Answer) -> UpstreamRefusedError:
-    """The upstream's 400, 404, 413 or 422: its message, cut to size, in our shape."""
+def _credential_refused(cluster: str, status: int) -> UpstreamFailure:
+    message = f"Cluster {cluster} refused the gateway's own credential; its operator must renew it."
+    if status == httpx.codes.PAYMENT_REQUIRED:
+        message = f"Cluster {cluster} says that the gateway's account there has no credit left."
+    return UpstreamFailure(UpstreamAuthError(message), is_sent=True)
+
+
+async def _error_body(answer: Answer) -> bytes:
+    """The body of a refusal, or its beginning; empty where it breaks off."""
     body = b""
     try:
         while len(body) <= ERROR_BODY_BYTES_MAX and (chunk := await answer.read()):
@@ -318,28 +328,7 @@ async def _passed_on(answer: Answer) -> UpstreamRefusedError:
         body = b""
     finally:
         await answer.aclose()
-    message, param, code = _error_parts(body)
-    message = message or f"The model's server refused the request with status {answer.status}."
-    return UpstreamRefusedError(message, upstream_status=answer.status, param=param, code=code)
-
-
-def _error_parts(body: bytes) -> tuple[str, str | None, str | None]:
-    """Message, param and code from OpenAI's shape, vLLM's flat one or FastAPI's `detail`; else nothing."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return "", None, None
-    if not isinstance(document, dict):
-        return "", None, None
-    error = document.get("error")
-    source: dict[str, Any] = error if isinstance(error, dict) else document
-    texts = [text for text in (source.get("message"), document.get("detail"), error) if isinstance(text, str)]
-    param, code = source.get("param"), source.get("code")
-    return (
-        texts[0][:ERROR_TEXT_CHARACTERS_MAX] if texts else "",
-        param if isinstance(param, str) else None,
-        code if isinstance(code, str) else None,
-    )
+    return body
 
 
 def _transport_failure(error: httpx.TransportError, *, target: Target, now_s: int) -> UpstreamFailure:
@@ -365,14 +354,6 @@ def _expiry_hint(target: Target, *, now_s: int) -> str:
     if expires_at is None or expires_at.timestamp() > now_s:
         return ""
     return f" The gateway's client certificate for it expired on {expires_at:%Y-%m-%d}: store a new one."
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds from Retry-After, when it is a number; a date is taken as unknown."""
-    try:
-        return min(max(float(headers.get("retry-after", "0")), 0.0), RETRY_AFTER_S_MAX)
-    except ValueError:
-        return 0.0
 
 
 def _port(url: httpx.URL) -> int:

@@ -28,6 +28,13 @@ HEALTH_PATHS = {
     "tgi": "/health",
     "ollama": "/api/version",
 }
+# Google lists fifty unless asked for more; Azure's list is free and tells a bad credential, but it names what
+# could be deployed there, not what is.
+MODELS_PATHS = {"gemini": "/v1beta/models?pageSize=1000", "azure": "/openai/v1/models"}
+UNDEPLOYED = frozenset({"azure"})
+# Bedrock lists its models at another host. That its own answers at all, be it "no such operation", is all
+# that can be had of it for free; a signature that it does not accept is a 403 here too.
+REACHED_PATHS = {"bedrock": "/"}
 
 
 async def probe(
@@ -77,14 +84,14 @@ async def probe(
 
 async def _look(*, cluster: ProbeTarget, exchange: Exchange) -> Observation:
     """Health, and where it serves a purpose, the models."""
+    if path := REACHED_PATHS.get(cluster.backend):
+        reply = await exchange.get(path)
+        if httpx.codes.is_server_error(reply.status):
+            _check_health(reply=reply, path=path)
+        return _observation(reply=reply, listing=None)
     path = HEALTH_PATHS.get(cluster.backend)
     if path is None:
-        reply = await exchange.get(MODELS_PATH)
-        _check_health(reply=reply, path=MODELS_PATH)
-        listing = read_listing(reply.body)
-        if listing is None:
-            raise ProbeError(f"{MODELS_PATH} answers no list of models: check endpoint and backend")
-        return _observation(reply=reply, listing=listing)
+        return await _listed(cluster=cluster, exchange=exchange)
     reply = await exchange.get(path)
     _check_health(reply=reply, path=path)
     listing = None
@@ -92,6 +99,17 @@ async def _look(*, cluster: ProbeTarget, exchange: Exchange) -> Observation:
         models_reply = await exchange.get(MODELS_PATH)
         listing = read_listing(models_reply.body) if models_reply.status == httpx.codes.OK else None
     return _observation(reply=reply, listing=listing)
+
+
+async def _listed(*, cluster: ProbeTarget, exchange: Exchange) -> Observation:
+    """Of what has no health endpoint: its list of models answers, and is one."""
+    path = MODELS_PATHS.get(cluster.backend, MODELS_PATH)
+    reply = await exchange.get(path)
+    _check_health(reply=reply, path=path)
+    listing = read_listing(reply.body)
+    if listing is None:
+        raise ProbeError(f"{path} answers no list of models: check endpoint and backend")
+    return _observation(reply=reply, listing=None if cluster.backend in UNDEPLOYED else listing)
 
 
 def _check_health(*, reply: Reply, path: str) -> None:

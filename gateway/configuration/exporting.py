@@ -10,10 +10,12 @@ from clusters.catalogue import (
     ClusterEntry,
     DeploymentEntry,
     ExperimentEntry,
+    KeyEntry,
     RouteEntry,
     load_catalogue,
 )
 from clusters.hourly_costs import load_changes
+from clusters.presets import PRESETS, preset_of
 from gateway.configuration.conversion import quoted
 from gateway.configuration.experiments import experiment_text
 from gateway.configuration.hourly_prices import hourly_price_lines
@@ -21,13 +23,13 @@ from gateway.configuration.members import Field, written_values
 from gateway.configuration.schema import (
     MODEL,
     PRICES,
-    PROVIDER_ENDPOINTS,
     RATE_LIMIT,
     ROUTE,
     ROUTER,
     SERVER,
     SITE,
 )
+from gateway.configuration.secret_entries import KEYS
 from gateway.configuration.waking import waking_lines
 
 _HEADER = (
@@ -36,7 +38,7 @@ _HEADER = (
 )
 # Written only where they differ: what a new record has anyway.
 _QUIET_SITE = {"state": "active", "allow_private_network": False, "tokens_per_s": None, "replica_count": 1}
-_QUIET_PROVIDER = {"cost_per_hour_nanousd": 0, "billing": "metered", "auth_type": "bearer"}
+_QUIET_PROVIDER = {"cost_per_hour_nanousd": 0, "billing": "metered"}
 _QUIET_MODEL = {"is_enabled": True}
 _QUIET_ROUTE = {"is_enabled": True, "while_waking": "spill"}
 _FILE_KEYS = {"client_certificate": "certFile", "client_key": "keyFile", "ca": "caFile"}
@@ -105,10 +107,10 @@ def _site_lines(cluster: ClusterEntry, rates: RateTable, placeholders: _Placehol
     quiet = {**_QUIET_SITE, **(_QUIET_PROVIDER if is_provider else {})}
     written = {"name": quoted(cluster.name)}
     if is_provider:
-        backend = cluster.values["backend"]
-        provider_type = backend if backend in PROVIDER_ENDPOINTS else "openai"
-        quiet["backend"] = quiet["provider"] = provider_type
-        written["type"] = provider_type
+        backend, provider = str(cluster.values["backend"]), str(cluster.values["provider"])
+        preset = preset_of(provider=provider, backend=backend) or PRESETS["openai"]
+        quiet.update(backend=preset.backend, provider=preset.name, auth_type=preset.auth_type)
+        written["type"] = preset.name
         written["enabled"] = "false" if cluster.values["state"] == "disabled" else "true"
         quiet["state"] = "disabled" if cluster.values["state"] == "disabled" else "active"
     written.update(_loud_values(cluster.values, quiet=quiet, fields=SITE))
@@ -133,7 +135,13 @@ def _secret_lines(cluster: ClusterEntry, *, placeholders: _Placeholders) -> list
     """The live secrets that the cluster's authType uses."""
     auth_type = str(cluster.values["auth_type"])
     is_provider = cluster.values["kind"] == "provider"
-    if auth_type in {"hmac", "bearer"} and auth_type in cluster.secret_purposes:
+    listed = [key for key in cluster.secrets if key.purpose == auth_type]
+    if is_provider and (len(listed) > 1 or any(key.rpm_max or key.tpm_max for key in listed)):
+        return [
+            f"{KEYS}:",
+            *(_key_line(cluster, key, number, placeholders) for number, key in enumerate(listed)),
+        ]
+    if auth_type in {"hmac", "bearer", "sigv4"} and auth_type in cluster.secret_purposes:
         keys = ["apiKey" if is_provider else "sharedSecret"]
     elif auth_type == "mtls":
         keys = [key for purpose, key in _FILE_KEYS.items() if purpose in cluster.secret_purposes]
@@ -143,6 +151,15 @@ def _secret_lines(cluster: ClusterEntry, *, placeholders: _Placeholders) -> list
         f"{key}: {placeholders.give(cluster_name=cluster.name, key=key)}  # the stored value is not exported"
         for key in keys
     ]
+
+
+def _key_line(cluster: ClusterEntry, key: KeyEntry, number: int, placeholders: _Placeholders) -> str:
+    """One of several keys of a provider, with its own limits."""
+    written = {"name": quoted(key.label or f"key-{number + 1}")}
+    written["apiKey"] = f'"{placeholders.give(cluster_name=cluster.name, key="apiKey")}"'
+    limits = {"rpm_max": key.rpm_max, "tpm_max": key.tpm_max}
+    written.update(written_values(limits, fields=RATE_LIMIT[:2]))
+    return f"  - {_flow(written)}  # the stored value is not exported"
 
 
 def _model_text(deployment: DeploymentEntry, *, rates: RateTable, cluster_name: str) -> str:

@@ -133,8 +133,10 @@ class _Importing:
         self, site: SiteEntry, *, kept: Mapping[str, Any], live_purposes: frozenset[str]
     ) -> dict[str, str]:
         """A provider whose key is in a variable that is not set is kept, disabled: nobody could ask it."""
-        keys = [entry for entry in site.secrets if entry.key == "apiKey" and entry.plaintext is None]
+        keys = [entry for entry in site.secrets if entry.key == "apiKey"]
         if not site.provider_type or not keys or keys[0].purpose in live_purposes:
+            return {}
+        if any(entry.plaintext is not None for entry in keys):
             return {}
         entry = keys[0]
         variables = " and ".join(entry.missing)
@@ -170,7 +172,12 @@ class _Importing:
         is_stored = self._put(
             entry.place,
             lambda: catalogue.put_secret(
-                cluster_name=site.name, purpose=entry.purpose, plaintext=plaintext, label=ORIGIN
+                cluster_name=site.name,
+                purpose=entry.purpose,
+                plaintext=plaintext,
+                label=entry.name or ORIGIN,
+                rpm_max=entry.rpm_max,
+                tpm_max=entry.tpm_max,
             ),
         )
         if is_stored:
@@ -184,6 +191,9 @@ class _Importing:
         variables = " and ".join(entry.missing)
         if entry.purpose in live_purposes:
             text = f"{variables} is not set (or empty) in the environment; the stored secret stays"
+            self._notes.warn(entry.place, text)
+        elif any(each.purpose == entry.purpose and each.plaintext is not None for each in site.secrets):
+            text = f"{variables} is not set (or empty) in the environment; this key is left out"
             self._notes.warn(entry.place, text)
         elif not (site.provider_type and entry.key == "apiKey"):
             text = f"{variables} is not set (or empty) in the environment; set it, or write the value here"

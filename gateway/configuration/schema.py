@@ -18,11 +18,13 @@ from clusters.catalogue import (
     WHILE_WAKING,
 )
 from clusters.hourly_costs import CostChange
+from clusters.presets import PRESETS
 from gateway.configuration import conversion, hourly_prices, waking
 from gateway.configuration.document import Document, Entry, Item, Place, Scalar, Section
 from gateway.configuration.experiments import FileExperiment, read_experiment
 from gateway.configuration.members import Field, Members, Notes
 from gateway.configuration.secret_entries import (
+    KEYS,
     PEM_PURPOSES,
     SECRET_FILE_KEYS,
     VALUE_KEYS,
@@ -142,7 +144,7 @@ ROUTE = (
 )
 
 _SECTIONS = ("server", "router", "clusters", "externalProviders", "routes")
-_PROVIDER_ONLY = ("type", "enabled", "baseURL", "apiKey", "apiKeyFile")
+_PROVIDER_ONLY = ("type", "enabled", "baseURL", "apiKey", "apiKeyFile", KEYS)
 _SECRETS = (*VALUE_KEYS, *SECRET_FILE_KEYS, *PEM_PURPOSES)
 _EVERY_SITE_KEY = ("name", *(each.key for each in SITE), "rateLimit", "models", *_SECRETS, *_PROVIDER_ONLY)
 CLUSTER_KEYS = (
@@ -151,13 +153,6 @@ CLUSTER_KEYS = (
     waking.KEY,
 )
 PROVIDER_KEYS = tuple(dict.fromkeys(_EVERY_SITE_KEY))
-
-# The types of the seed: where each provider answers.
-PROVIDER_ENDPOINTS = {
-    "openai": "https://api.openai.com",
-    "claude": "https://api.anthropic.com",
-    "gemini": "https://generativelanguage.googleapis.com",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +255,7 @@ def _cluster(item: Item, *, folder: Path, notes: Notes) -> SiteEntry | None:
 
 def _provider(item: Item, *, folder: Path, notes: Notes) -> SiteEntry | None:
     members = Members(item, known=PROVIDER_KEYS, notes=notes, is_lenient=_is_off(item))
-    provider_type = members.read("type", conversion.choice(*PROVIDER_ENDPOINTS)) or ""
+    provider_type = members.read("type", conversion.choice(*PRESETS)) or ""
     values = _site_values(members, notes=notes)
     base_url = members.read("baseURL", conversion.endpoint())
     if base_url is not None:
@@ -268,20 +263,23 @@ def _provider(item: Item, *, folder: Path, notes: Notes) -> SiteEntry | None:
             notes.refuse(members.place_of("baseURL"), "endpoint says it already; write one of the two")
         values["endpoint"] = base_url
     state = _enabled_state(members, values=values, notes=notes)
+    preset = PRESETS.get(provider_type, PRESETS["openai"])
     defaults = {
         "provider": provider_type,
-        "endpoint": PROVIDER_ENDPOINTS.get(provider_type, ""),
-        "backend": provider_type,
-        "auth_type": "bearer",
+        "endpoint": preset.endpoint_in(values.get("region", "")),
+        "backend": preset.backend,
+        "auth_type": preset.auth_type,
         "billing": "metered",
     }
+    if not defaults["endpoint"] and "endpoint" not in values:
+        notes.refuse(members.place, f"{provider_type} has no address of its own; write endpoint")
     return _site(
         members,
         values={"kind": "provider", **values, **state},
         defaults=defaults,
         provider_type=provider_type,
         required=("name", "type"),
-        auth_type=values.get("auth_type", "bearer"),
+        auth_type=values.get("auth_type", preset.auth_type),
         folder=folder,
         notes=notes,
     )

@@ -184,7 +184,7 @@ def test_refused_form_does_not_send_secrets_back(admin_client):
 def test_token_needs_an_authentication_that_uses_it(admin_client):
     response = add(admin_client, secret=CANARY)
 
-    assert errors_in(response) == ["choose bearer token or HMAC as authentication to store this"]
+    assert errors_in(response) == ["choose bearer token, HMAC or AWS as authentication to store this"]
 
 
 def test_canary_is_in_no_byte_of_the_database(admin_client):
@@ -586,3 +586,73 @@ def test_list_shows_what_all_replicas_cost(admin_client):
     page = admin_client.get(reverse(CHANGELIST)).content.decode()
 
     assert "3 x $0.0928 = $0.2784" in page
+
+
+def test_preset_fills_in_all_but_a_name_and_a_key(admin_client):
+    response = add(
+        admin_client,
+        preset="bedrock",
+        endpoint="",
+        provider="",
+        region="eu-west-1",
+        secret=f"{'A' * 20}:{'s' * 40}",
+    )
+
+    assert errors_in(response) == []
+    row = Cluster.objects.get()
+    assert (row.kind, row.provider, row.endpoint, row.backend, row.auth_type, row.billing) == (
+        "provider",
+        "bedrock",
+        "https://bedrock-runtime.eu-west-1.amazonaws.com",
+        "bedrock",
+        "sigv4",
+        "metered",
+    )
+    assert ClusterSecret.objects.get().purpose == "sigv4"
+
+
+def test_preset_keeps_what_was_entered(admin_client):
+    add(admin_client, preset="mistral", endpoint="https://eu.mistral.example", provider="mine")
+
+    row = Cluster.objects.get()
+    assert (row.provider, row.endpoint, row.backend) == ("mine", "https://eu.mistral.example", "openai")
+
+
+def test_preset_without_an_address_of_its_own_asks_for_one(admin_client):
+    response = add(admin_client, preset="azure", endpoint="")
+
+    assert errors_in(response) == ["enter where it answers, without /v1"]
+
+
+def test_key_that_is_no_access_key_is_refused(admin_client):
+    response = add(admin_client, preset="bedrock", endpoint="", secret="AKIA-without-a-colon")
+
+    assert errors_in(response) == [
+        (
+            "this is no AWS access key: write ACCESS_KEY_ID:SECRET_ACCESS_KEY, and :SESSION_TOKEN after it "
+            "where there is one"
+        )
+    ]
+
+
+def test_key_gets_its_own_limits(admin_client):
+    cluster = add_cluster(kind="provider", billing="metered", auth_type="bearer")
+    secret_id = inventory.store_secret(cluster_id=cluster.id, purpose="bearer", plaintext=CANARY)
+    form = {
+        **CLUSTER_FORM,
+        "kind": "provider",
+        "billing": "metered",
+        "endpoint": cluster.endpoint,
+        "allow_private_network": "on",
+        "auth_type": "bearer",
+        "secrets-TOTAL_FORMS": "1",
+        "secrets-INITIAL_FORMS": "1",
+        "secrets-0-id": str(secret_id),
+        "secrets-0-cluster": str(cluster.id),
+        "secrets-0-rpm_max": "60",
+    }
+
+    admin_client.post(change_url(cluster), form)
+
+    (view,) = load_inventory(now=NOW).clusters
+    assert [(key.id, key.rpm_max, key.tpm_max) for key in view.keys] == [(str(secret_id), 60, None)]

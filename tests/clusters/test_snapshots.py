@@ -2,7 +2,7 @@ import pytest
 
 from clusters import inventory
 from clusters.models import ClusterSecret, Deployment, Route, RouterSettings
-from clusters.signing import NoneSigner, Rfc9421Signer
+from clusters.signing import BearerSigner, Key, NoneSigner, Rfc9421Signer
 from clusters.snapshots import DeploymentView, RouteView, get_revision, load_clusters, load_inventory
 from tests.clusters.rows import CANARY, NOW, add_cluster, certificate_and_key
 
@@ -179,3 +179,41 @@ def test_clusters_are_loaded_by_id():
     chosen = add_cluster(name="chosen")
 
     assert [view.name for view in load_clusters(cluster_ids=[chosen.id], now=NOW)] == ["chosen"]
+
+
+def test_all_live_keys_of_a_provider_are_in_use():
+    cluster = add_cluster(kind="provider", billing="metered", auth_type="bearer", backend="azure")
+    old, new, retired = (
+        inventory.store_secret(cluster_id=cluster.id, purpose="bearer", plaintext=f"k-{label}", label=label)
+        for label in ("old", "new", "retired")
+    )
+    inventory.retire_secret(secret_id=retired)
+    inventory.limit_secret(secret_id=old, rpm_max=5, tpm_max=None)
+
+    (view,) = load_clusters(now=NOW)
+
+    assert view.keys == (
+        Key(id=str(new), label="new", signer=BearerSigner("k-new", "api-key")),
+        Key(id=str(old), label="old", signer=BearerSigner("k-old", "api-key"), rpm_max=5),
+    )
+    assert view.signer == BearerSigner("k-new", "api-key")
+    assert "k-new" not in repr(view)
+
+
+@pytest.mark.parametrize("values", [{"auth_type": "bearer"}, {"auth_type": "hmac"}])
+def test_own_cluster_has_no_keys_to_choose_from(values):
+    cluster = add_cluster(**values)
+    inventory.store_secret(cluster_id=cluster.id, purpose=values["auth_type"], plaintext=CANARY)
+
+    (view,) = load_clusters(now=NOW)
+
+    assert (view.keys, view.secret_problem) == ((), "")
+
+
+def test_limit_of_a_key_that_is_not_live_is_refused():
+    cluster = add_cluster(auth_type="bearer")
+    secret_id = inventory.store_secret(cluster_id=cluster.id, purpose="bearer", plaintext=CANARY)
+    inventory.retire_secret(secret_id=secret_id)
+
+    with pytest.raises(inventory.InventoryError):
+        inventory.limit_secret(secret_id=secret_id, rpm_max=1, tpm_max=1)

@@ -63,10 +63,13 @@ def now():
 
 
 def add_cluster(*, name, values, model, deployment, price, secret):
-    """A cluster with one deployment; `price` is (input, output) in micro-USD per million tokens."""
+    """A cluster with one deployment; `price` is (input, output) in micro-USD per million tokens.
+
+    `secret` are secrets of its authentication by label.
+    """
     catalogue.put_cluster(name=name, values=values)
-    if secret:
-        catalogue.put_secret(cluster_name=name, purpose=values["auth_type"], plaintext=secret, label="test")
+    for label, text in (secret or {}).items():
+        catalogue.put_secret(cluster_name=name, purpose=values["auth_type"], plaintext=text, label=label)
     catalogue.put_deployment(cluster_name=name, model=model, values=deployment)
     if price:
         # A price that comes into force while the gateway reads waits for its next look.

@@ -71,16 +71,22 @@ class Fleet:
         is_dead=False,
         standin=None,
         context_window=65_536,
+        endpoint=None,
+        secret=None,
+        upstream_name="",
         **values,
     ):
         """Another cluster that serves `model`; `standin` are settings of the stand-in, `price` its rates.
 
+        With an `endpoint` it is a server of the test's own, and `secret` are what it is asked with, by label.
         Without a price a provider has PRICE, unless it is not priced, and an own one its internal rate.
         """
         number = len(self._sites) + 1
         model = model or self.model
         server = None
-        if is_dead:
+        if endpoint is not None:
+            url = endpoint
+        elif is_dead:
             url = f"http://127.0.0.1:{self._stack.enter_context(closed_port())}"
         else:
             given = {"name": f"site-{number}", "models": (model,), **(standin or {})}
@@ -104,9 +110,9 @@ class Fleet:
                 **values,
             },
             model=model,
-            deployment={"context_window": context_window},
+            deployment={"context_window": context_window, "upstream_name": upstream_name},
             price=price or (PRICE if is_priced and not is_own else None),
-            secret=None,
+            secret=secret,
         )
         self._sites.append(site)
         return site

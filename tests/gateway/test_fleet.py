@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from billing.prices import RateTable
-from clusters.signing import NoneSigner
+from clusters.signing import Key, NoneSigner
 from clusters.snapshots import InventorySnapshot, RouteView, WakingView
 from gateway.fleet import FleetSnapshot, Target, build_snapshot, publish
 from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings, Wakeable
@@ -372,3 +372,25 @@ def test_snapshot_expires_when_the_first_thing_it_says_is_no_longer_so():
     # What has gone stale already says nothing about when to look again.
     assert expires_at(NOW - STALE_AFTER, later) == later + STALE_AFTER
     assert expires_at(NOW - STALE_AFTER) is None
+
+
+def key_of(rpm_max, tpm_max):
+    return Key(id="k", label="k", signer=NoneSigner(), rpm_max=rpm_max, tpm_max=tpm_max)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ({"keys": (key_of(10, 100), key_of(20, 200))}, (30, 300)),
+        # A key without a limit of its own takes whatever the others do not.
+        ({"keys": (key_of(10, None), key_of(20, 200))}, (30, None)),
+        ({"keys": (key_of(10, 100),), "rpm_max": 5}, (5, 100)),
+        ({"keys": ()}, (None, None)),
+        ({"kind": "own", "keys": (key_of(10, 100),), "rpm_max": 5}, (None, None)),
+    ],
+)
+def test_limits_of_a_provider_are_its_own_or_its_keys_together(values, limits):
+    given = {"kind": "provider", "billing": "metered", "rpm_max": None, "tpm_max": None, **values}
+    (target,) = snapshot_of(clusters=[cluster_view(**given)]).targets.values()
+
+    assert (target.deployment.rpm_max, target.deployment.tpm_max) == limits

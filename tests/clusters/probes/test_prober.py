@@ -114,15 +114,36 @@ async def test_metrics_that_fail_leave_the_load_unknown(metrics):
     assert seen(await ask(server)) == Observation(is_healthy=True)
 
 
-@pytest.mark.parametrize("backend", ["openai", "claude", "gemini"])
-async def test_provider_is_asked_for_its_models_alone(backend):
-    server = FakeServer({"/v1/models": (200, MODELS)})
+@pytest.mark.parametrize(
+    ("backend", "path"),
+    [("openai", "/v1/models"), ("claude", "/v1/models"), ("gemini", "/v1beta/models")],
+)
+async def test_provider_is_asked_for_its_models_alone(backend, path):
+    server = FakeServer({path: (200, MODELS)})
 
     observation = await ask(server, kind="provider", backend=backend, auth_type="bearer")
 
     assert (observation.is_healthy, observation.models) == (True, ("llama",))
-    assert [request[:2] for request in server.requests] == [("GET", "/v1/models")]
+    assert [request[:2] for request in server.requests] == [("GET", path)]
     assert ("anthropic-version" in server.requests[0][2]) == (backend == "claude")
+
+
+async def test_what_azure_lists_is_not_what_is_deployed_there():
+    server = FakeServer({"/openai/v1/models": (200, MODELS)})
+
+    observation = await ask(server, kind="provider", backend="azure", auth_type="bearer", deployments=())
+
+    assert (observation.is_healthy, observation.models) == (True, None)
+
+
+@pytest.mark.parametrize(("status", "is_healthy"), [(404, True), (200, True), (403, False), (503, False)])
+async def test_bedrock_is_reached_and_asked_for_nothing(status, is_healthy):
+    server = FakeServer({"/": (status, "{}")})
+
+    observation = await ask(server, kind="provider", backend="bedrock", auth_type="sigv4")
+
+    assert (observation.is_healthy, observation.models) == (is_healthy, None)
+    assert [request[:2] for request in server.requests] == [("GET", "/")]
 
 
 async def test_provider_that_lists_nothing_is_unhealthy():

@@ -148,3 +148,21 @@ def test_placeholders_of_like_names_differ(import_text):
     lines = [line.split()[1] for line in export_text(now=NOW).splitlines() if "sharedSecret" in line]
 
     assert lines == ["${CLUSTER_9_SECRET}", "${A_B_SECRET}", "${A_B_2_SECRET}"]
+
+
+def test_several_keys_come_out_as_they_went_in(import_text):
+    keys = "[{name: a, apiKey: '${A}', requestsPerMinute: 30}, {name: b, apiKey: '${B}', tokensPerMinute: 9}]"
+    import_text(
+        f"externalProviders:\n  - {{name: p, type: mistral, apiKeys: {keys}, models: [m]}}\n",
+        {"A": "key-a", "B": "key-b"},
+    )
+    before = load_catalogue().clusters
+
+    text = export_text(now=NOW)
+    empty_the_database()
+    import_text(text, {"P_API_KEY": "key-a", "P_2_API_KEY": "key-b"})
+
+    assert "type: mistral" in text
+    assert [cluster.secrets for cluster in load_catalogue().clusters] == [
+        cluster.secrets for cluster in before
+    ]

@@ -9,7 +9,7 @@ from cryptography.x509.oid import NameOID
 
 from billing.prices import load_rates, put_price
 from clusters import inventory
-from clusters.catalogue import load_catalogue, put_cluster
+from clusters.catalogue import KeyEntry, load_catalogue, put_cluster
 from clusters.experiments import get_experiment, stop_experiment
 from clusters.models import Cluster, ClusterSecret, RouterSettings
 from gateway.configuration.document import ConfigurationError
@@ -533,3 +533,72 @@ def test_experiment_that_makes_no_sense_refuses_the_file(import_text, settings, 
         import_text(TRIAL % settings, {})
 
     assert said in str(caught.value)
+
+
+SEVERAL_KEYS = """
+externalProviders:
+  - name: p
+    type: groq
+    apiKeys:
+      - {name: first, apiKey: '${FIRST}', requestsPerMinute: 30, tokensPerMinute: 6000}
+      - {name: second, apiKey: '${SECOND}'}
+    models: [m]
+"""
+
+
+def test_several_keys_come_with_names_and_limits(import_text):
+    report = import_text(SEVERAL_KEYS, {"FIRST": CANARY_KEY, "SECOND": "another"})
+
+    cluster = cluster_named("p")
+    assert (cluster.values["endpoint"], cluster.values["backend"]) == (
+        "https://api.groq.com/openai",
+        "openai",
+    )
+    assert cluster.secrets == (
+        KeyEntry(purpose="bearer", label="first", rpm_max=30, tpm_max=6000),
+        KeyEntry(purpose="bearer", label="second", rpm_max=None, tpm_max=None),
+    )
+    assert "+ bearer secret of p: stored" in report.changes
+
+
+def test_several_keys_imported_again_change_nothing_but_what_changed(import_text):
+    environment = {"FIRST": CANARY_KEY, "SECOND": "another"}
+    import_text(SEVERAL_KEYS, environment)
+
+    assert import_text(SEVERAL_KEYS, environment).changes == ()
+    import_text(SEVERAL_KEYS.replace("30", "60"), {**environment, "SECOND": "third"})
+
+    assert cluster_named("p").secrets == (
+        KeyEntry(purpose="bearer", label="first", rpm_max=60, tpm_max=6000),
+        KeyEntry(purpose="bearer", label="second", rpm_max=None, tpm_max=None),
+    )
+
+
+def test_key_whose_variable_is_not_set_is_left_out_beside_others(import_text):
+    report = import_text(SEVERAL_KEYS, {"FIRST": CANARY_KEY})
+
+    assert [key.label for key in cluster_named("p").secrets] == ["first"]
+    assert cluster_named("p").values["state"] == "active"
+    assert any("SECOND is not set" in text and "left out" in text for text in report.warnings)
+
+
+def test_provider_all_of_whose_keys_are_missing_is_kept_disabled(import_text):
+    import_text(SEVERAL_KEYS, {})
+
+    assert cluster_named("p").values["state"] == "disabled"
+
+
+def test_bedrock_takes_its_endpoint_from_its_region(import_text):
+    key = f"{'A' * 20}:{'s' * 40}"
+    import_text(
+        "externalProviders:\n"
+        "  - {name: b, type: bedrock, region: eu-west-1, apiKey: '${AWS}', models: [anthropic.claude]}\n",
+        {"AWS": key},
+    )
+
+    cluster = cluster_named("b")
+    assert (cluster.values["endpoint"], cluster.values["auth_type"], opened_secrets("b")) == (
+        "https://bedrock-runtime.eu-west-1.amazonaws.com",
+        "sigv4",
+        [("sigv4", "configuration file")],
+    )

@@ -51,7 +51,7 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
             OWN + "    authType: hmca\n",
             [
                 (
-                    '4:15: clusters[0].authType: found "hmca"; write none, bearer, hmac or mtls '
+                    '4:15: clusters[0].authType: found "hmca"; write none, bearer, hmac, mtls or sigv4 '
                     "(did you mean hmac?)"
                 )
             ],
@@ -70,7 +70,7 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
             [
                 (
                     "4:19: clusters[0].sharedSecret: there is no authType beside it; write authType: "
-                    "hmac or bearer, or remove it"
+                    "hmac, bearer or sigv4, or remove it"
                 )
             ],
         ),
@@ -198,7 +198,37 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
         ),
         (
             "externalProviders:\n  - {name: p, type: anthropic}\n",
-            ['2:21: externalProviders[0].type: found "anthropic"; write openai, claude or gemini'],
+            [
+                (
+                    '2:21: externalProviders[0].type: found "anthropic"; write openai, azure, claude, '
+                    "gemini, bedrock, mistral, groq, together, deepseek, openrouter, fireworks, cerebras "
+                    "or xai"
+                )
+            ],
+        ),
+        (
+            "externalProviders:\n  - {name: p, type: azure, apiKey: k}\n",
+            ["2:5: externalProviders[0]: azure has no address of its own; write endpoint"],
+        ),
+        (
+            "externalProviders:\n  - {name: p, type: groq, apiKeys: [{name: a}, {apiKey: k}]}\n",
+            [
+                f"2:{column}: externalProviders[0].apiKeys[{index}]: "
+                "a key needs a name, and apiKey or apiKeyFile; write both"
+                for index, column in enumerate((37, 48))
+            ],
+        ),
+        (
+            (
+                "externalProviders:\n"
+                "  - {name: p, type: groq, apiKeys: [{name: a, apiKey: k}, {name: a, apiKey: l}]}\n"
+            ),
+            [
+                (
+                    "2:77: externalProviders[0].apiKeys[1].apiKey: "
+                    "the bearer secret is there already; write it once"
+                )
+            ],
         ),
         (
             "externalProviders:\n  - {name: p, type: openai}\n",

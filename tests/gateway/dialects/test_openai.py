@@ -5,38 +5,22 @@ import copy
 import orjson
 import pytest
 
-from gateway.completion import CompletionRequest
-from gateway.providers import limit_member, openai_credentials, upstream_body, upstream_path
-from routing.types import RequestProfile
+from gateway.dialects.openai import OpenAIDialect, limit_member
+from gateway.providers import dialect_of
+from tests.gateway.dialects.calls import call_of
 
 
-def request_of(*, wants_usage=False, **members):
-    document = {"model": "llama", "messages": [{"role": "user", "content": "hi"}], "x": {"y": [1]}, **members}
-    body = orjson.dumps(document)
-    return CompletionRequest(
-        surface="chat",
-        model="llama",
-        is_stream=bool(members.get("stream")),
-        wants_usage=wants_usage,
-        body=body,
-        document=document,
-        profile=RequestProfile(
-            model="llama",
-            surface="chat",
-            body_bytes=len(body),
-            prompt_tokens_estimate=1,
-            prompt_tokens_max=1,
-            output_tokens_max=None,
-            choice_count=1,
-            needs=frozenset(),
-        ),
-    )
+def request_of(**members):
+    return call_of(
+        model="llama", messages=[{"role": "user", "content": "hi"}], x={"y": [1]}, **members
+    ).request
 
 
 def sent(request, *, upstream_name="llama", output_tokens_max=None):
     """The document that goes out, after a look that the client's own stayed as it was."""
     before = copy.deepcopy(request.document)
-    body = upstream_body(request=request, upstream_name=upstream_name, output_tokens_max=output_tokens_max)
+    call = call_of(request=request, upstream_name=upstream_name, output_tokens_max=output_tokens_max)
+    body = OpenAIDialect().body(call)
     assert request.document == before
     return orjson.loads(body)
 
@@ -46,12 +30,12 @@ def sent(request, *, upstream_name="llama", output_tokens_max=None):
     [
         request_of(),
         request_of(max_tokens=5),
-        request_of(stream=True, wants_usage=True, stream_options={"include_usage": True}),
+        request_of(stream=True, stream_options={"include_usage": True}),
         request_of(api_base="http://evil", stream_options={"x": 1}),
     ],
 )
 def test_body_that_needs_no_change_is_the_very_bytes(request_):
-    body = upstream_body(request=request_, upstream_name="llama", output_tokens_max=None)
+    body = OpenAIDialect().body(call_of(request=request_, upstream_name="llama"))
 
     assert body is request_.body
 
@@ -104,31 +88,13 @@ def test_plain_request_gets_no_stream_options():
     [
         ("vllm", "chat", "/v1/chat/completions"),
         ("openai", "completions", "/v1/completions"),
-        ("claude", "chat", "/v1/chat/completions"),
         ("llamacpp", "embeddings", "/v1/embeddings"),
-        ("gemini", "chat", "/v1beta/openai/chat/completions"),
-        ("gemini", "completions", "/v1beta/openai/completions"),
-        ("gemini", "embeddings", "/v1beta/openai/embeddings"),
+        ("azure", "chat", "/openai/v1/chat/completions"),
+        ("azure", "embeddings", "/openai/v1/embeddings"),
     ],
 )
-def test_path_is_openais_or_geminis_form_of_it(backend, surface, path):
-    assert upstream_path(backend=backend, surface=surface) == path
-
-
-def test_credentials_of_makers_become_bearer_tokens():
-    headers = [
-        ("x-api-key", "a"),
-        ("x-goog-api-key", "b"),
-        ("authorization", "Bearer c"),
-        ("x-signature", "d"),
-    ]
-
-    assert openai_credentials(headers) == [
-        ("authorization", "Bearer a"),
-        ("authorization", "Bearer b"),
-        ("authorization", "Bearer c"),
-        ("x-signature", "d"),
-    ]
+def test_path_is_openais_or_azures_form_of_it(backend, surface, path):
+    assert dialect_of(backend).path(call_of(surface=surface)) == path
 
 
 @pytest.mark.parametrize(
@@ -148,8 +114,9 @@ def test_limit_member_is_what_the_upstream_understands(endpoint, surface, name):
 def test_body_takes_the_limit_under_the_upstreams_name():
     request = request_of()
 
-    body = upstream_body(
-        request=request, upstream_name="llama", output_tokens_max=9, limit_name="max_completion_tokens"
+    call = call_of(
+        request=request, upstream_name="llama", output_tokens_max=9, endpoint="https://api.openai.com"
     )
+    body = OpenAIDialect().body(call)
 
     assert orjson.loads(body) == {**request.document, "max_completion_tokens": 9}
