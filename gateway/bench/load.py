@@ -1,0 +1,360 @@
+"""Load: so many connections that never rest (closed loop), or so many requests a second (open loop)."""
+
+import asyncio
+import ctypes
+import gc
+import itertools
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway.bench.connection import BROKEN, Answer, Connection, connect
+
+# What is under way at the end of a run may take so long.
+FINISH_TIMEOUT_S = 30
+OPEN_CONNECTIONS_MAX = 4096
+STREAM_END = b"data: [DONE]\n\n"
+_CLOCK_MONOTONIC = 1
+_TFD_TIMER_ABSTIME = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LoadError(Exception):
+    """The load could not be put on as it was meant; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What one run saw. Latencies are in seconds, sorted, of the answers with status 200 alone.
+
+    `statuses` counts all answers by status; BROKEN stands for connections that ended without one, and
+    for streams without their last event.
+    """
+
+    seconds: float
+    statuses: dict[int, int]
+    latencies_s: tuple[float, ...]
+    first_bytes_s: tuple[float, ...]
+    refusals_s: tuple[float, ...]
+
+    @property
+    def answered_count(self) -> int:
+        return self.statuses.get(200, 0)
+
+    @property
+    def failed_count(self) -> int:
+        return sum(self.statuses.values()) - self.answered_count
+
+    @property
+    def per_s(self) -> float:
+        return self.answered_count / self.seconds
+
+
+class _Tally:
+    """Answers as they come, cheap to add to."""
+
+    def __init__(self, *, is_stream: bool) -> None:
+        self._is_stream = is_stream
+        self._statuses: dict[int, int] = {}
+        self._latencies_s: list[float] = []
+        self._first_bytes_s: list[float] = []
+        self._refusals_s: list[float] = []
+        self._begun_s = time.perf_counter()
+        self._ended_s = self._begun_s
+
+    def add(self, answer: Answer, *, due_s: float) -> None:
+        status = answer.status
+        if status == 200 and self._is_stream and not answer.tail.endswith(STREAM_END):
+            status = BROKEN
+        self._statuses[status] = self._statuses.get(status, 0) + 1
+        self._ended_s = answer.done_s
+        if status == 200:
+            self._latencies_s.append(answer.done_s - due_s)
+            self._first_bytes_s.append(answer.first_s - due_s)
+        else:
+            self._refusals_s.append(answer.done_s - due_s)
+
+    def sample(self) -> Sample:
+        return Sample(
+            seconds=max(self._ended_s - self._begun_s, 1e-9),
+            statuses=dict(sorted(self._statuses.items())),
+            latencies_s=tuple(sorted(self._latencies_s)),
+            first_bytes_s=tuple(sorted(self._first_bytes_s)),
+            refusals_s=tuple(sorted(self._refusals_s)),
+        )
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """By the nearest rank, of values that are sorted; 0 of none."""
+    if not values:
+        return 0.0
+    return values[min(len(values) - 1, int(len(values) * percent / 100))]
+
+
+async def closed_loop(
+    *,
+    port: int,
+    requests: Sequence[bytes],
+    connection_count: int,
+    seconds: float,
+    request_count_max: int | None = None,
+    is_stream: bool = False,
+) -> Sample:
+    """Each connection sends its next request when it has the answer to the last, in turn from `requests`."""
+    connections = [await connect(port=port) for _ in range(connection_count)]
+    loop = _ClosedLoop(port=port, requests=requests, is_stream=is_stream)
+    with _undisturbed():
+        sample = await loop.run(connections, seconds=seconds, request_count_max=request_count_max)
+    for connection in connections:
+        connection.close()
+    return sample
+
+
+class _ClosedLoop:
+    def __init__(self, *, port: int, requests: Sequence[bytes], is_stream: bool) -> None:
+        self._port = port
+        self._requests = itertools.cycle(requests)
+        self._tally = _Tally(is_stream=is_stream)
+        self._left_count: float = 0
+        self._deadline_s = 0.0
+        self._running_count = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+
+    async def run(
+        self, connections: list[Connection], *, seconds: float, request_count_max: int | None
+    ) -> Sample:
+        self._left_count = request_count_max or float("inf")
+        self._deadline_s = time.perf_counter() + seconds
+        self._running_count = len(connections)
+        for connection in connections:
+            self._next(connection)
+        try:
+            async with asyncio.timeout(seconds + FINISH_TIMEOUT_S):
+                await self._ended.wait()
+        except TimeoutError as error:
+            message = (
+                f"{self._running_count} answers on port {self._port} did not end in {FINISH_TIMEOUT_S} s"
+            )
+            raise LoadError(message) from error
+        return self._tally.sample()
+
+    def _next(self, connection: Connection) -> None:
+        if time.perf_counter() >= self._deadline_s or self._left_count <= 0:
+            self._rest()
+        elif connection.is_open:
+            self._left_count -= 1
+            connection.send(next(self._requests), self._done)
+        else:
+            task = asyncio.ensure_future(self._again())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _done(self, connection: Connection, answer: Answer) -> None:
+        self._tally.add(answer, due_s=answer.sent_s)
+        self._next(connection)
+
+    async def _again(self) -> None:
+        """In the place of a connection that the server closed. One that refuses us rests."""
+        try:
+            connection = await connect(port=self._port)
+        except (OSError, TimeoutError):
+            self._rest()
+        else:
+            self._next(connection)
+
+    def _rest(self) -> None:
+        self._running_count -= 1
+        if self._running_count == 0:
+            self._ended.set()
+
+
+async def open_loop(
+    *, port: int, requests: Sequence[bytes], per_s: float, seconds: float, is_stream: bool = False
+) -> Sample:
+    """So many requests a second at even distances, whatever the answers do.
+
+    Latencies count from the moment at which a request was due, so that an upstream that stalls is charged
+    for those who wait behind it. Connections that are free are used again, others made as they are needed.
+    """
+    loop = _OpenLoop(port=port, requests=requests, is_stream=is_stream)
+    with _undisturbed():
+        return await loop.run(per_s=per_s, seconds=seconds)
+
+
+class _OpenLoop:
+    def __init__(self, *, port: int, requests: Sequence[bytes], is_stream: bool) -> None:
+        self._port = port
+        self._requests = itertools.cycle(requests)
+        self._tally = _Tally(is_stream=is_stream)
+        self._free: list[Connection] = []
+        self._connection_count = 0
+        self._waiting: list[float] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running_count = 0
+        self._is_over = False
+        self._ended = asyncio.Event()
+
+    async def run(self, *, per_s: float, seconds: float) -> Sample:
+        count = max(1, round(per_s * seconds))
+        # Made before, so that the first requests are like the later ones.
+        for _ in range(min(count, 8)):
+            self._free.append(await connect(port=self._port))
+        self._connection_count = len(self._free)
+        with _ticks(per_s=per_s, on_due=self._begin, count=count) as all_due:
+            async with asyncio.timeout(seconds + FINISH_TIMEOUT_S):
+                await all_due.wait()
+        self._is_over = True
+        try:
+            async with asyncio.timeout(FINISH_TIMEOUT_S):
+                while self._running_count:
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError as error:
+            message = (
+                f"{self._running_count} answers on port {self._port} did not end in {FINISH_TIMEOUT_S} s"
+            )
+            raise LoadError(message) from error
+        for connection in self._free:
+            connection.close()
+        return self._tally.sample()
+
+    def _begin(self, due_s: float) -> None:
+        self._running_count += 1
+        while self._free:
+            connection = self._free.pop()
+            if connection.is_open:
+                self._send(connection, due_s)
+                return
+            self._connection_count -= 1
+        if self._connection_count < OPEN_CONNECTIONS_MAX:
+            self._connection_count += 1
+            self._own(self._connect_and_send(due_s))
+        else:
+            self._waiting.append(due_s)
+
+    def _send(self, connection: Connection, due_s: float) -> None:
+        connection.send(next(self._requests), lambda used, answer: self._done(used, answer, due_s))
+
+    def _done(self, connection: Connection, answer: Answer, due_s: float) -> None:
+        self._tally.add(answer, due_s=due_s)
+        if not connection.is_open:
+            self._connection_count -= 1
+        elif self._waiting:
+            self._send(connection, self._waiting.pop(0))
+        else:
+            self._free.append(connection)
+        self._end_one()
+
+    async def _connect_and_send(self, due_s: float) -> None:
+        try:
+            connection = await connect(port=self._port)
+        except (OSError, TimeoutError):
+            self._connection_count -= 1
+            now_s = time.perf_counter()
+            self._tally.add(Answer(sent_s=now_s, done_s=now_s), due_s=due_s)
+            self._end_one()
+        else:
+            self._send(connection, due_s)
+
+    def _end_one(self) -> None:
+        self._running_count -= 1
+        if self._running_count == 0:
+            self._ended.set()
+
+    def _own(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def hold_streams(*, port: int, request: bytes, count: int) -> list[Connection]:
+    """Open so many streams and wait for the first bytes of each; whoever calls closes them.
+
+    Raises LoadError where one of them did not begin.
+    """
+    connections: list[Connection] = []
+    begun_count, ended = 0, []
+    all_begun = asyncio.Event()
+
+    def on_first() -> None:
+        nonlocal begun_count
+        begun_count += 1
+        if begun_count == count:
+            all_begun.set()
+
+    def on_done(_connection: Connection, answer: Answer) -> None:
+        ended.append(answer.status)
+        all_begun.set()
+
+    for _ in range(count):
+        connection = await connect(port=port)
+        connections.append(connection)
+        connection.send(request, on_done, on_first=on_first)
+    try:
+        async with asyncio.timeout(FINISH_TIMEOUT_S):
+            await all_begun.wait()
+    except TimeoutError as error:
+        raise LoadError(f"{begun_count} of {count} streams on port {port} began") from error
+    if ended:
+        raise LoadError(f"a stream on port {port} ended at once, with status {ended[0]}")
+    return connections
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+
+
+@contextmanager
+def _ticks(*, per_s: float, on_due: Callable[[float], None], count: int) -> Iterator[asyncio.Event]:
+    """Call `on_due` with the moment due, `count` times; the event is set after the last.
+
+    The event loop's own timers are only good to a millisecond, so this is the kernel's timerfd.
+    """
+    loop = asyncio.get_running_loop()
+    interval_ns = round(1e9 / per_s)
+    descriptor = _libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise LoadError(f"no timer: {os.strerror(ctypes.get_errno())}")
+    begin_ns = time.monotonic_ns() + 1_000_000
+    # On Linux both clocks are one; asserted, since latencies are differences between them.
+    offset_s = time.perf_counter() - time.monotonic()
+    value = _Timespec(*divmod(begin_ns, 1_000_000_000))
+    setting = _Itimerspec(interval=_Timespec(*divmod(interval_ns, 1_000_000_000)), value=value)
+    _libc.timerfd_settime(descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(setting), None)
+    all_due = asyncio.Event()
+    due_count = 0
+
+    def on_readable() -> None:
+        nonlocal due_count
+        expired_count = int.from_bytes(os.read(descriptor, 8), "little")
+        for _ in range(min(expired_count, count - due_count)):
+            on_due((begin_ns + due_count * interval_ns) / 1e9 + offset_s)
+            due_count += 1
+        if due_count >= count:
+            loop.remove_reader(descriptor)
+            all_due.set()
+
+    loop.add_reader(descriptor, on_readable)
+    try:
+        yield all_due
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without our own garbage collection, whose pauses would count as latency."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
