@@ -17,7 +17,7 @@ BROKEN = 0
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What came of one request; times are of time.perf_counter. `tail`: the body's latest bytes."""
+    """What came of one request; times are of time.monotonic. `tail`: the body's latest bytes."""
 
     status: int = BROKEN
     sent_s: float
@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         on_first: Callable[[], None] | None = None,
     ) -> None:
         self._on_done, self._on_first = on_done, on_first
-        self._answer = Answer(sent_s=time.perf_counter())
+        self._answer = Answer(sent_s=time.monotonic())
         self._transport.write(request)
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         if answer is None:
             return
         if not answer.body_bytes:
-            answer.first_s = time.perf_counter()
+            answer.first_s = time.monotonic()
             if self._on_first is not None:
                 self._on_first()
         answer.body_bytes += len(body)
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, status: int) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
-            answer.status, answer.done_s = status, time.perf_counter()
+            answer.status, answer.done_s = status, time.monotonic()
             self._on_done(self, answer)
 
 

@@ -1,24 +1,24 @@
 """Load: so many connections that never rest (closed loop), or so many requests a second (open loop)."""
 
 import asyncio
-import ctypes
 import gc
 import itertools
-import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gateway.bench.connection import BROKEN, Answer, Connection, connect
+from gateway.bench.timer import Timer
 
 # What is under way at the end of a run may take so long.
-FINISH_TIMEOUT_S = 30
+FINISH_TIMEOUT_S = 60
 OPEN_CONNECTIONS_MAX = 4096
+# The first request of an open loop comes so much later than its beginning.
+FIRST_DUE_NS = 1_000_000
+# Opening so many streams at once may take a slow one so long, each.
+BEGIN_TIMEOUT_S = 0.1
 STREAM_END = b"data: [DONE]\n\n"
-_CLOCK_MONOTONIC = 1
-_TFD_TIMER_ABSTIME = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LoadError(Exception):
@@ -61,7 +61,7 @@ class _Tally:
         self._latencies_s: list[float] = []
         self._first_bytes_s: list[float] = []
         self._refusals_s: list[float] = []
-        self._begun_s = time.perf_counter()
+        self._begun_s = time.monotonic()
         self._ended_s = self._begun_s
 
     def add(self, answer: Answer, *, due_s: float) -> None:
@@ -105,11 +105,12 @@ async def closed_loop(
     """Each connection sends its next request when it has the answer to the last, in turn from `requests`."""
     connections = [await connect(port=port) for _ in range(connection_count)]
     loop = _ClosedLoop(port=port, requests=requests, is_stream=is_stream)
-    with _undisturbed():
-        sample = await loop.run(connections, seconds=seconds, request_count_max=request_count_max)
-    for connection in connections:
-        connection.close()
-    return sample
+    try:
+        with _undisturbed():
+            return await loop.run(connections, seconds=seconds, request_count_max=request_count_max)
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 class _ClosedLoop:
@@ -127,7 +128,7 @@ class _ClosedLoop:
         self, connections: list[Connection], *, seconds: float, request_count_max: int | None
     ) -> Sample:
         self._left_count = request_count_max or float("inf")
-        self._deadline_s = time.perf_counter() + seconds
+        self._deadline_s = time.monotonic() + seconds
         self._running_count = len(connections)
         for connection in connections:
             self._next(connection)
@@ -142,7 +143,7 @@ class _ClosedLoop:
         return self._tally.sample()
 
     def _next(self, connection: Connection) -> None:
-        if time.perf_counter() >= self._deadline_s or self._left_count <= 0:
+        if time.monotonic() >= self._deadline_s or self._left_count <= 0:
             self._rest()
         elif connection.is_open:
             self._left_count -= 1
@@ -194,7 +195,8 @@ class _OpenLoop:
         self._waiting: list[float] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._running_count = 0
-        self._is_over = False
+        self._left_count = 0
+        self._timer: Timer
         self._ended = asyncio.Event()
 
     async def run(self, *, per_s: float, seconds: float) -> Sample:
@@ -203,23 +205,32 @@ class _OpenLoop:
         for _ in range(min(count, 8)):
             self._free.append(await connect(port=self._port))
         self._connection_count = len(self._free)
-        with _ticks(per_s=per_s, on_due=self._begin, count=count) as all_due:
-            async with asyncio.timeout(seconds + FINISH_TIMEOUT_S):
-                await all_due.wait()
-        self._is_over = True
+        self._left_count = count
+        self._timer = Timer()
+        self._tick(time.monotonic_ns() + FIRST_DUE_NS, round(1e9 / per_s))
         try:
-            async with asyncio.timeout(FINISH_TIMEOUT_S):
-                while self._running_count:
-                    self._ended.clear()
-                    await self._ended.wait()
+            async with asyncio.timeout(seconds + FINISH_TIMEOUT_S):
+                await self._ended.wait()
         except TimeoutError as error:
             message = (
                 f"{self._running_count} answers on port {self._port} did not end in {FINISH_TIMEOUT_S} s"
             )
             raise LoadError(message) from error
+        finally:
+            self._timer.close()
         for connection in self._free:
             connection.close()
         return self._tally.sample()
+
+    def _tick(self, due_ns: int, interval_ns: int) -> None:
+        """Begin what is due at `due_ns`, and at even distances what is left."""
+        self._timer.call_at(due_ns, lambda: self._begin_due(due_ns, interval_ns))
+
+    def _begin_due(self, due_ns: int, interval_ns: int) -> None:
+        self._left_count -= 1
+        self._begin(due_ns / 1e9)
+        if self._left_count:
+            self._tick(due_ns + interval_ns, interval_ns)
 
     def _begin(self, due_s: float) -> None:
         self._running_count += 1
@@ -253,7 +264,7 @@ class _OpenLoop:
             connection = await connect(port=self._port)
         except (OSError, TimeoutError):
             self._connection_count -= 1
-            now_s = time.perf_counter()
+            now_s = time.monotonic()
             self._tally.add(Answer(sent_s=now_s, done_s=now_s), due_s=due_s)
             self._end_one()
         else:
@@ -261,7 +272,7 @@ class _OpenLoop:
 
     def _end_one(self) -> None:
         self._running_count -= 1
-        if self._running_count == 0:
+        if self._running_count == 0 and self._left_count == 0:
             self._ended.set()
 
     def _own(self, work: Coroutine[None, None, None]) -> None:
@@ -294,59 +305,13 @@ async def hold_streams(*, port: int, request: bytes, count: int) -> list[Connect
         connections.append(connection)
         connection.send(request, on_done, on_first=on_first)
     try:
-        async with asyncio.timeout(FINISH_TIMEOUT_S):
+        async with asyncio.timeout(FINISH_TIMEOUT_S + count * BEGIN_TIMEOUT_S):
             await all_begun.wait()
     except TimeoutError as error:
         raise LoadError(f"{begun_count} of {count} streams on port {port} began") from error
     if ended:
         raise LoadError(f"a stream on port {port} ended at once, with status {ended[0]}")
     return connections
-
-
-class _Timespec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-class _Itimerspec(ctypes.Structure):
-    _fields_ = (("interval", _Timespec), ("value", _Timespec))
-
-
-@contextmanager
-def _ticks(*, per_s: float, on_due: Callable[[float], None], count: int) -> Iterator[asyncio.Event]:
-    """Call `on_due` with the moment due, `count` times; the event is set after the last.
-
-    The event loop's own timers are only good to a millisecond, so this is the kernel's timerfd.
-    """
-    loop = asyncio.get_running_loop()
-    interval_ns = round(1e9 / per_s)
-    descriptor = _libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-    if descriptor < 0:
-        raise LoadError(f"no timer: {os.strerror(ctypes.get_errno())}")
-    begin_ns = time.monotonic_ns() + 1_000_000
-    # On Linux both clocks are one; asserted, since latencies are differences between them.
-    offset_s = time.perf_counter() - time.monotonic()
-    value = _Timespec(*divmod(begin_ns, 1_000_000_000))
-    setting = _Itimerspec(interval=_Timespec(*divmod(interval_ns, 1_000_000_000)), value=value)
-    _libc.timerfd_settime(descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(setting), None)
-    all_due = asyncio.Event()
-    due_count = 0
-
-    def on_readable() -> None:
-        nonlocal due_count
-        expired_count = int.from_bytes(os.read(descriptor, 8), "little")
-        for _ in range(min(expired_count, count - due_count)):
-            on_due((begin_ns + due_count * interval_ns) / 1e9 + offset_s)
-            due_count += 1
-        if due_count >= count:
-            loop.remove_reader(descriptor)
-            all_due.set()
-
-    loop.add_reader(descriptor, on_readable)
-    try:
-        yield all_due
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
 
 
 @contextmanager

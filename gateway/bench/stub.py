@@ -7,6 +7,7 @@ with the members of Mode: the harness does so before each run, so that no peer m
 import asyncio
 import dataclasses
 import sys
+import time
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,12 +15,16 @@ import httptools
 import orjson
 import uvloop
 
+from gateway.bench.timer import Timer
+
 HOST = "127.0.0.1"
 BACKLOG = 4096
 MODEL = "bench-model"
 MODE_PATH = b"/bench/mode"
 # The members that say how to answer stand near one end of the body, whatever a proxy made of it.
 SEEN_BYTES = 4096
+# Multiples of it, without their whole part, are spread evenly however many there are.
+GOLDEN = 0.618034
 WORDS = "The quick brown fox jumps over the lazy dog and runs on. " * 13
 USAGE = {"prompt_tokens": 52, "completion_tokens": 180, "total_tokens": 232}
 
@@ -94,10 +99,18 @@ END = _frame(b"[DONE]") + b"0\r\n\r\n"
 
 
 class Stub:
-    """What all connections share: the mode in force."""
+    """What all connections share: the mode in force, and the timer that paces their streams."""
 
     def __init__(self) -> None:
         self.mode = Mode()
+        self.timer = Timer()
+        self._stream_number = 0
+
+    def next_due_ns(self) -> int:
+        """The second chunk of the next stream: spread evenly, so that no two streams keep step."""
+        self._stream_number += 1
+        interval_ns = self.mode.interval_ms * 1e6
+        return time.monotonic_ns() + round(interval_ns * (0.5 + self._stream_number * GOLDEN % 1))
 
     def set_mode(self, body: bytes) -> bytes:
         self.mode = Mode(**orjson.loads(body))
@@ -114,15 +127,10 @@ class StubConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._url = b""
         self._body = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are transports in all but their class.
         self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -165,8 +173,9 @@ class StubConnection(asyncio.Protocol):
         elif mode.interval_ms == 0:
             self._burst(mode.chunk_count, STREAM_HEAD, mode=mode, end=end)
         else:
-            self._transport.write(STREAM_HEAD)
-            self._go_on(mode.chunk_count, self._loop.time(), mode=mode, end=end)
+            self._transport.write(STREAM_HEAD + CHUNK * mode.burst_chunks)
+            left_count = mode.chunk_count - mode.burst_chunks
+            self._wait(left_count, self._stub.next_due_ns(), mode=mode, end=end)
 
     def _burst(self, left_count: int, head: bytes, *, mode: Mode, end: bytes) -> None:
         """Without a pace: write after write, each in a turn of the loop of its own."""
@@ -176,15 +185,17 @@ class StubConnection(asyncio.Protocol):
         if left_count:
             self._loop.call_soon(lambda: self._burst(left_count, b"", mode=mode, end=end))
 
-    def _go_on(self, left_count: int, due_s: float, *, mode: Mode, end: bytes) -> None:
+    def _wait(self, left_count: int, due_ns: int, *, mode: Mode, end: bytes) -> None:
+        self._stub.timer.call_at(due_ns, lambda: self._go_on(left_count, due_ns, mode=mode, end=end))
+
+    def _go_on(self, left_count: int, due_ns: int, *, mode: Mode, end: bytes) -> None:
+        if self._transport.is_closing():
+            return
         count = min(mode.burst_chunks, left_count)
         left_count -= count
         self._transport.write(CHUNK * count + (b"" if left_count else end))
-        if left_count and not self._transport.is_closing():
-            next_s = due_s + mode.interval_ms / 1000
-            self._timer = self._loop.call_at(
-                next_s, lambda: self._go_on(left_count, next_s, mode=mode, end=end)
-            )
+        if left_count:
+            self._wait(left_count, due_ns + round(mode.interval_ms * 1e6), mode=mode, end=end)
 
 
 async def serve(*, port: int) -> None:

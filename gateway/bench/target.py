@@ -18,7 +18,7 @@ class Target:
     """`running` is None where nothing stands between load and upstream.
 
     `keys` are sent in turn as bearer tokens, `headers` with each request. `ready_s`: how long it took
-    from its start until it was ready.
+    from its start until it was ready. `servers`: databases and stores that it needs, not counted as its own.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_streaming: bool = True
     ready_s: float = 0.0
+    servers: Sequence[Running] = ()
 
     def chat(self, *, is_stream: bool = False, prompt: str = PROMPT) -> list[bytes]:
         """Whole requests, one for each key."""
@@ -46,6 +47,9 @@ class Target:
             )
             for key in self.keys
         ]
+
+    def servers_cpu_s(self) -> float:
+        return sum(server.cpu_s() for server in self.servers)
 
     def cpu_s(self) -> float:
         return self.running.cpu_s() if self.running is not None else 0.0

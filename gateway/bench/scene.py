@@ -1,0 +1,177 @@
+"""The scene of a run: cores, the upstream, a folder that goes with it, and how a target is put under load."""
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from gateway.bench import proxies
+from gateway.bench.connection import Connection
+from gateway.bench.load import Sample, closed_loop, hold_streams, open_loop
+from gateway.bench.processes import BenchError, Cores, Running, call, free_port, pinned, wait_for_status
+from gateway.bench.stub import COMPLETION, MODE_PATH, MODEL, Mode
+from gateway.bench.target import Target
+
+START_TIMEOUT_S = 20
+UPSTREAMS = ("stub", "nginx")
+DIRECT = "direct"
+# Before a target is measured for the first time.
+WARM_UP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a run saw, and the seconds of CPU time that each side took for it."""
+
+    sample: Sample
+    cpu_s: float
+    servers_cpu_s: float
+    upstream_cpu_s: float
+    load_cpu_s: float
+
+    def cpu_us_each(self, count: int | None = None) -> float:
+        """The target's microseconds of CPU per answer, or per whatever there were `count` of."""
+        return self.cpu_s / max(count or self.sample.answered_count, 1) * 1e6
+
+
+class Scene:
+    """One for each run of the command; `opened` starts the upstream and ends it."""
+
+    def __init__(self, *, folder: Path, cores: Cores, upstream: Running, port: int, kind: str) -> None:
+        self.folder = folder
+        self.cores = cores
+        self.upstream_port = port
+        self.is_streaming = kind == "stub"
+        self._upstream = upstream
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, *, upstream: str) -> "Iterator[Scene]":
+        """Raises BenchError where the upstream does not start."""
+        cores = Cores.of_this_machine()
+        port = free_port()
+        with (
+            tempfile.TemporaryDirectory(prefix="tollgate-bench-", ignore_cleanup_errors=True) as name,
+            pinned(cores.load),
+        ):
+            folder = Path(name)
+            # nginx's workers leave root's rights, and its temporary folders are in there.
+            folder.chmod(0o755)
+            argv = _upstream_argv(upstream, port=port, folder=folder)
+            running = Running(argv, name=upstream, cores=cores.load, log=folder / "upstream.log")
+            try:
+                wait_for_status(running, port=port, path="/v1/models", timeout_s=START_TIMEOUT_S)
+                scene = cls(folder=folder, cores=cores, upstream=running, port=port, kind=upstream)
+                with scene._runner:
+                    yield scene
+            finally:
+                running.stop()
+
+    @contextlib.contextmanager
+    def direct(self) -> Iterator[Target]:
+        """The upstream itself, with nothing before it."""
+        yield Target(name=DIRECT, port=self.upstream_port, model=MODEL)
+
+    def set_mode(self, mode: Mode) -> None:
+        status, _ = call(
+            port=self.upstream_port,
+            method="POST",
+            path=MODE_PATH.decode(),
+            body=orjson.dumps(asdict(mode)),
+        )
+        assert status == 200
+
+    def warm_up(self, target: Target, *, is_stream: bool = False, seconds: float = WARM_UP_S) -> Reading:
+        """A little load, unmeasured. Raises BenchError where the target answers nothing."""
+        reading = self.closed(target, connection_count=8, seconds=seconds, is_stream=is_stream)
+        if not reading.sample.answered_count:
+            words = target.running.last_words() if target.running is not None else ""
+            statuses = reading.sample.statuses
+            raise BenchError(f"{target.name} answers with {statuses} (0: no answer)\n{words}")
+        return reading
+
+    def closed(
+        self,
+        target: Target,
+        *,
+        connection_count: int,
+        seconds: float,
+        is_stream: bool = False,
+        requests: Sequence[bytes] = (),
+        request_count_max: int | None = None,
+    ) -> Reading:
+        """A closed loop of chats, or of `requests`."""
+        load = closed_loop(
+            port=target.port,
+            requests=requests or target.chat(is_stream=is_stream),
+            connection_count=connection_count,
+            seconds=seconds,
+            request_count_max=request_count_max,
+            is_stream=is_stream,
+        )
+        return self._read(target, lambda: self._runner.run(load))
+
+    def open(self, target: Target, *, per_s: float, seconds: float, is_stream: bool = False) -> Reading:
+        load = open_loop(
+            port=target.port,
+            requests=target.chat(is_stream=is_stream),
+            per_s=per_s,
+            seconds=seconds,
+            is_stream=is_stream,
+        )
+        return self._read(target, lambda: self._runner.run(load))
+
+    @contextlib.contextmanager
+    def held_streams(self, target: Target, *, count: int) -> Iterator[None]:
+        """So many open streams on which nothing comes."""
+        self.set_mode(Mode(is_held=True))
+        request = target.chat(is_stream=True)[0]
+        connections: list[Connection] = self._runner.run(
+            hold_streams(port=target.port, request=request, count=count)
+        )
+        try:
+            yield
+        finally:
+            self._runner.run(_close(connections))
+            self.set_mode(Mode())
+
+    def _read(self, target: Target, put_on_load: Callable[[], Sample]) -> Reading:
+        cpu_s, servers_s = target.cpu_s(), target.servers_cpu_s()
+        upstream_s, load_s = self._upstream.cpu_s(), time.process_time()
+        sample = put_on_load()
+        if target.running is not None:
+            target.running.check()
+        return Reading(
+            sample=sample,
+            cpu_s=target.cpu_s() - cpu_s,
+            servers_cpu_s=target.servers_cpu_s() - servers_s,
+            upstream_cpu_s=self._upstream.cpu_s() - upstream_s,
+            load_cpu_s=time.process_time() - load_s,
+        )
+
+
+async def _close(connections: list[Connection]) -> None:
+    for connection in connections:
+        connection.close()
+    # Their ends are told in the loop's next turns.
+    await asyncio.sleep(0.1)
+
+
+def _upstream_argv(kind: str, *, port: int, folder: Path) -> list[str]:
+    if kind == "stub":
+        return [sys.executable, "-m", "gateway.bench.stub", str(port)]
+    program = shutil.which("nginx")
+    if program is None:
+        raise BenchError("--upstream nginx: there is no nginx here; install it, or use the stub")
+    return proxies.nginx_argv(
+        program, proxies.nginx_upstream(port=port, answer=COMPLETION, folder=folder), folder=folder
+    )
