@@ -5,23 +5,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.bench import completions, footprint, growth, streams
+from gateway.bench import footprint, growth
+from gateway.bench.completions import measure_plain
 from gateway.bench.footprint import Subject
+from gateway.bench.latency import measure_latency
+from gateway.bench.overload import measure_overload
 from gateway.bench.own_gateway import GatewayPlan, OwnGateway
 from gateway.bench.peers import KINDS, Peer, version
 from gateway.bench.plan import STREAMING_PARTS, Plan
 from gateway.bench.postgres import Postgres
 from gateway.bench.processes import BenchError
+from gateway.bench.prompts import measure_prompts
 from gateway.bench.record import NAME, Record
 from gateway.bench.scene import Scene
+from gateway.bench.streams import measure_streams
 
 # These share running targets, so that one round of each is next to the others'.
 LOAD_PARTS = {
-    "plain": completions.measure_plain,
-    "latency": completions.measure_latency,
-    "stream": streams.measure_streams,
-    "prompts": completions.measure_prompts,
-    "overload": completions.measure_overload,
+    "plain": measure_plain,
+    "latency": measure_latency,
+    "stream": measure_streams,
+    "prompts": measure_prompts,
+    "overload": measure_overload,
 }
 
 
@@ -83,7 +88,9 @@ class Campaign:
     def _measure_together(self, parts: Sequence[str], scene: Scene, subjects: Sequence[Subject]) -> None:
         with contextlib.ExitStack() as stack:
             targets = [stack.enter_context(scene.direct())]
-            targets += [stack.enter_context(subject.started()) for subject in subjects]
+            for subject in subjects:
+                with self._record.forgiving("start", subject.name):
+                    targets.append(stack.enter_context(subject.started()))
             for part in parts:
                 LOAD_PARTS[part](scene, targets, self._record, self._plan)
 
@@ -116,6 +123,8 @@ class Campaign:
                 self._record.note(f"{name} is not installed here and was not measured")
                 continue
             self.peer_versions[name] = version(kind, peers_dir=self._setting.peers_dir)
+            if not kind.is_streaming:
+                self._record.note(f"{name} {self.peer_versions[name]} answers no streams here: plain only")
             found.append(
                 Peer(
                     kind,

@@ -31,7 +31,7 @@ def measure_start(subjects: Sequence[Subject], record: Record, plan: Plan) -> No
     record.begin("start", "from the start of the process until its health answers 200")
     for _ in range(plan.rounds):
         for subject in subjects:
-            with subject.started() as target:
+            with record.forgiving("start", subject.name), subject.started() as target:
                 figures = {("start", "s"): target.ready_s}
                 record.add(part="start", target=subject.name, figures=figures, costs=("start",))
 
@@ -42,28 +42,30 @@ def measure_memory(scene: Scene, subjects: Sequence[Subject], record: Record, pl
     record.begin("memory", f"proportional set size; per stream: {count} open, on which nothing comes")
     for _ in range(plan.rounds):
         for subject in subjects:
-            with subject.started() as target:
-                assert target.running is not None
-                time.sleep(SETTLE_S)
-                rest_bytes = target.running.pss_bytes()
-                scene.warm_up(target)
-                scene.warm_up(target, is_stream=True)
-                before_bytes, threads_before = target.running.pss_bytes(), target.running.thread_count()
-                with scene.held_streams(target, count=count):
-                    held_bytes = target.running.pss_bytes() - before_bytes
-                    thread_count = target.running.thread_count() - threads_before
-                scene.closed(target, connection_count=plan.connection_count, seconds=plan.seconds)
-                record.add(
-                    part="memory",
-                    target=subject.name,
-                    figures={
-                        ("at rest", "MiB"): rest_bytes / MIB,
-                        ("after load", "MiB"): target.running.pss_bytes() / MIB,
-                        ("per idle stream", "KiB"): held_bytes / 1024 / count,
-                        (f"threads for {count} streams", ""): thread_count,
-                    },
-                    costs=("at rest", "per idle stream"),
-                )
+            with record.forgiving("memory", subject.name), subject.started() as target:
+                figures = _memory(scene, target, plan)
+                costs = ("at rest", "per idle stream")
+                record.add(part="memory", target=subject.name, figures=figures, costs=costs)
+
+
+def _memory(scene: Scene, target: Target, plan: Plan) -> dict[tuple[str, str], float]:
+    assert target.running is not None
+    count = plan.idle_stream_count
+    time.sleep(SETTLE_S)
+    rest_bytes = target.running.pss_bytes()
+    scene.warm_up(target)
+    figures = {}
+    if target.is_streaming:
+        scene.warm_up(target, is_stream=True)
+        before_bytes, threads_before = target.running.pss_bytes(), target.running.thread_count()
+        with scene.held_streams(target, count=count):
+            figures = {
+                ("per idle stream", "KiB"): (target.running.pss_bytes() - before_bytes) / 1024 / count,
+                (f"threads for {count} streams", ""): target.running.thread_count() - threads_before,
+            }
+    scene.closed(target, connection_count=plan.connection_count, seconds=plan.seconds)
+    after_bytes = target.running.pss_bytes()
+    return {("at rest", "MiB"): rest_bytes / MIB, ("after load", "MiB"): after_bytes / MIB, **figures}
 
 
 def measure_soak(scene: Scene, subject: Subject, record: Record, plan: Plan) -> None:

@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Sequence
 
+from gateway.bench.completions import CPU
 from gateway.bench.footprint import Subject
 from gateway.bench.plan import Plan
 from gateway.bench.record import Record
 from gateway.bench.scene import Scene
-
-CPU = ("CPU per request", "us")
 
 
 def measure_growth(
@@ -42,5 +41,4 @@ def measure_growth(
                         ("requests", "/s"): reading.sample.per_s,
                     },
                 )
-                if reading.sample.failed_count:
-                    record.note(f"{part}: {subject.name} failed {reading.sample.failed_count} requests")
+                record.note_failures(part, subject.name, reading.sample)

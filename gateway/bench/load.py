@@ -103,7 +103,10 @@ async def closed_loop(
     is_stream: bool = False,
 ) -> Sample:
     """Each connection sends its next request when it has the answer to the last, in turn from `requests`."""
-    connections = [await connect(port=port) for _ in range(connection_count)]
+    try:
+        connections = [await connect(port=port) for _ in range(connection_count)]
+    except (OSError, TimeoutError) as error:
+        raise LoadError(f"port {port} takes no {connection_count} connections: {error}") from error
     loop = _ClosedLoop(port=port, requests=requests, is_stream=is_stream)
     try:
         with _undisturbed():
@@ -202,8 +205,11 @@ class _OpenLoop:
     async def run(self, *, per_s: float, seconds: float) -> Sample:
         count = max(1, round(per_s * seconds))
         # Made before, so that the first requests are like the later ones.
-        for _ in range(min(count, 8)):
-            self._free.append(await connect(port=self._port))
+        try:
+            for _ in range(min(count, 8)):
+                self._free.append(await connect(port=self._port))
+        except (OSError, TimeoutError) as error:
+            raise LoadError(f"port {self._port} takes no connection: {error}") from error
         self._connection_count = len(self._free)
         self._left_count = count
         self._timer = Timer()

@@ -114,7 +114,9 @@ class OwnGateway:
     def _prepare(self, *, upstream_port: int) -> tuple[str, ...]:
         """The databases, the fleet and the keys, in a process of its own; the keys."""
         configuration = self._folder / "config.yaml"
-        configuration.write_text(_configuration(self._plan.cluster_count, upstream_port=upstream_port))
+        configuration.write_text(
+            fleet_configuration(cluster_count=self._plan.cluster_count, upstream_port=upstream_port)
+        )
         seed = ("--seed", str(configuration), "--seed-keys", str(self._plan.key_count))
         with pinned(self._cores.subject | self._cores.load):
             done = subprocess.run(  # noqa: S603 -- our own command
@@ -145,7 +147,7 @@ def _environment(plan: GatewayPlan, *, folder: Path) -> dict[str, str]:
     }
 
 
-def _configuration(cluster_count: int, *, upstream_port: int) -> str:
+def fleet_configuration(*, cluster_count: int, upstream_port: int) -> str:
     """Signed own clusters with prices; all of them are the one upstream, each with connections of its own."""
     clusters = "".join(
         CLUSTER.format(

@@ -60,6 +60,7 @@ class PeerKind:
     launch: Callable[[str, Place], Launch]
     python_package: str = ""
     node_package: str = ""
+    is_streaming: bool = True
 
     def find(self, peers_dir: Path) -> str:
         """The program's path; empty where it is not installed."""
@@ -110,6 +111,7 @@ class Peer:
                 running=running,
                 keys=(launch.key,),
                 headers=launch.headers,
+                is_streaming=self._kind.is_streaming,
                 ready_s=ready_s,
             )
         finally:
@@ -246,6 +248,8 @@ KINDS = {
             program="node_modules/@portkey-ai/gateway/build/start-server.js",
             launch=_portkey,
             node_package="@portkey-ai/gateway",
+            # Its streams end with 500: version 1.15.2 adds headers where Node 20 and 22 allow none.
+            is_streaming=False,
         ),
         PeerKind(name="litellm", program="bin/litellm", launch=_litellm, python_package="litellm[proxy]"),
     )

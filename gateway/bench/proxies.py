@@ -40,13 +40,14 @@ UPSTREAM = """server {{
   }}"""
 HAPROXY = """global
   nbthread 1
-  maxconn 20000
+  maxconn 8000
 defaults
   mode http
   timeout connect 5s
   timeout client 1h
   timeout server 1h
   http-reuse always
+  option http-no-delay
 frontend bench
   bind 127.0.0.1:{port}
   default_backend upstream

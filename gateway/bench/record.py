@@ -1,10 +1,16 @@
 """What was measured: figures by part and target, a value a round, and the ratios between targets."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from gateway.bench.load import LoadError, Sample
+from gateway.bench.processes import BenchError
+
 NAME = "tollgate"
+DIRECT = "direct"
+OURS = (NAME, DIRECT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,23 @@ class Record:
             self.notes.append(words)
             self._say(f"  {words}")
 
+    @contextlib.contextmanager
+    def forgiving(self, part: str, target: str) -> Iterator[None]:
+        """Go on without a peer's figures where it fails; what is ours must not."""
+        try:
+            yield
+        except (BenchError, LoadError) as error:
+            if target in OURS:
+                raise
+            self.note(f"{part}: {target} was not measured: {str(error).partition(chr(10))[0]}")
+
+    def note_failures(self, part: str, target: str, sample: Sample) -> None:
+        """Say which answers were none, if any."""
+        counts = sample.statuses.items()
+        failed = [f"{count} x {status or 'no answer'}" for status, count in counts if status != 200]
+        if failed:
+            self.note(f"{part}: {target} failed {sample.failed_count} requests ({', '.join(failed)})")
+
     def figures(self) -> list[Figure]:
         return [
             Figure(part=part, target=target, name=name, unit=unit, is_cost=is_cost, values=tuple(values))
@@ -80,10 +103,11 @@ class Record:
         ratios = []
         for figure in figures:
             own = ours.get((figure.part, figure.name), ())
-            pairs = [(other, mine) for other, mine in zip(figure.values, own, strict=False) if mine > 0]
-            if figure.target != NAME and pairs:
-                values = tuple(other / mine for other, mine in pairs)
-                ratios.append(Ratio(part=figure.part, target=figure.target, name=figure.name, values=values))
+            # Where a round is missing, nobody knows which.
+            if figure.target == NAME or len(own) != len(figure.values) or min(own) <= 0:
+                continue
+            values = tuple(other / mine for other, mine in zip(figure.values, own, strict=True))
+            ratios.append(Ratio(part=figure.part, target=figure.target, name=figure.name, values=values))
         return ratios
 
 

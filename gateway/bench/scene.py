@@ -17,12 +17,12 @@ from gateway.bench import proxies
 from gateway.bench.connection import Connection
 from gateway.bench.load import Sample, closed_loop, hold_streams, open_loop
 from gateway.bench.processes import BenchError, Cores, Running, call, free_port, pinned, wait_for_status
+from gateway.bench.record import DIRECT
 from gateway.bench.stub import COMPLETION, MODE_PATH, MODEL, Mode
 from gateway.bench.target import Target
 
 START_TIMEOUT_S = 20
 UPSTREAMS = ("stub", "nginx")
-DIRECT = "direct"
 # Before a target is measured for the first time.
 WARM_UP_S = 1.0
 
@@ -91,13 +91,8 @@ class Scene:
         assert status == 200
 
     def warm_up(self, target: Target, *, is_stream: bool = False, seconds: float = WARM_UP_S) -> Reading:
-        """A little load, unmeasured. Raises BenchError where the target answers nothing."""
-        reading = self.closed(target, connection_count=8, seconds=seconds, is_stream=is_stream)
-        if not reading.sample.answered_count:
-            words = target.running.last_words() if target.running is not None else ""
-            statuses = reading.sample.statuses
-            raise BenchError(f"{target.name} answers with {statuses} (0: no answer)\n{words}")
-        return reading
+        """A little load, unmeasured."""
+        return self.closed(target, connection_count=8, seconds=seconds, is_stream=is_stream)
 
     def closed(
         self,
@@ -109,7 +104,7 @@ class Scene:
         requests: Sequence[bytes] = (),
         request_count_max: int | None = None,
     ) -> Reading:
-        """A closed loop of chats, or of `requests`."""
+        """A closed loop of chats, or of `requests`. Raises BenchError where nothing is answered with 200."""
         load = closed_loop(
             port=target.port,
             requests=requests or target.chat(is_stream=is_stream),
@@ -150,6 +145,9 @@ class Scene:
         sample = put_on_load()
         if target.running is not None:
             target.running.check()
+        if not sample.answered_count:
+            words = target.running.last_words() if target.running is not None else ""
+            raise BenchError(f"{target.name} answers with {sample.statuses} (0: no whole answer)\n{words}")
         return Reading(
             sample=sample,
             cpu_s=target.cpu_s() - cpu_s,

@@ -21,18 +21,23 @@ def measure_streams(scene: Scene, targets: Sequence[Target], record: Record, pla
         f"paced: {plan.paced_stream_count} streams of {paced.chunk_count} chunks, one each "
         f"{PACED_INTERVAL_MS:g} ms; bursts: {burst.chunk_count} chunks in writes of {BURST_CHUNKS}",
     )
-    for target in targets:
-        scene.set_mode(Mode())
-        scene.warm_up(target, is_stream=True)
+    relays = [target for target in targets if target.running is not None and target.is_streaming]
+    scene.set_mode(Mode())
+    for target in relays:
+        with record.forgiving("stream", target.name):
+            scene.warm_up(target, is_stream=True)
     for _ in range(plan.rounds):
-        for target in targets:
-            figures = {
-                ("CPU per paced chunk", "us"): _chunk_us(
-                    scene, target, record, mode=paced, plan=plan, stream_count=plan.paced_stream_count
-                ),
-                ("CPU per chunk in bursts", "us"): _chunk_us(scene, target, record, mode=burst, plan=plan),
-            }
-            if target.running is not None:
+        for target in relays:
+            with record.forgiving("stream", target.name):
+                many = plan.paced_stream_count
+                figures = {
+                    ("CPU per paced chunk", "us"): _chunk_us(
+                        scene, target, record, mode=paced, plan=plan, stream_count=many
+                    ),
+                    ("CPU per chunk in bursts", "us"): _chunk_us(
+                        scene, target, record, mode=burst, plan=plan
+                    ),
+                }
                 costs = tuple(name for name, _unit in figures)
                 record.add(part="stream", target=target.name, figures=figures, costs=costs)
     scene.set_mode(Mode())
@@ -50,6 +55,5 @@ def _chunk_us(
         request_count_max=stream_count,
         is_stream=True,
     )
-    if reading.sample.failed_count:
-        record.note(f"stream: {target.name} broke off {reading.sample.failed_count} streams")
+    record.note_failures("stream", target.name, reading.sample)
     return reading.cpu_us_each(reading.sample.answered_count * mode.chunk_count)

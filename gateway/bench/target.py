@@ -10,7 +10,8 @@ from gateway.bench.processes import Running
 
 CHAT_PATH = "/v1/chat/completions"
 PROMPT = "hello " * 40
-OUTPUT_TOKENS_MAX = 256
+# More than the longest stream has chunks.
+OUTPUT_TOKENS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
