@@ -10,6 +10,8 @@ from gateway.bench.stub import Mode
 from gateway.bench.target import Target
 
 PART = "latency"
+# In the tables a part of its own.
+FIRST_TOKEN = "first token"
 PERCENTS = (50, 99)
 # An even rate is only put on who can serve so many times as much; others get a share of what they can.
 RESERVE = 1.5
@@ -28,7 +30,8 @@ def measure_latency(scene: Scene, targets: Sequence[Target], record: Record, pla
             rates[target.name] = _bearable_rate(scene, target, record, plan)
     measured = [target for target in targets if target.name in rates]
     for is_stream in (False, True) if scene.is_streaming else (False,):
-        if scene.is_streaming:
+        if is_stream:
+            record.begin(FIRST_TOKEN, f"streams of {SHORT_STREAM.chunk_count} chunks, at the same rate")
             scene.set_mode(SHORT_STREAM)
         for _ in range(plan.rounds):
             bare_ms: dict[int, float] = {}
@@ -72,12 +75,12 @@ def _add(
     is_stream: bool,
 ) -> None:
     """Added: the target's percentile less that of the bare upstream in the same round."""
-    kind = "first token " if is_stream else ""
-    figures = {(f"{kind}p{percent}", "ms"): value for percent, value in times_ms.items()}
+    figures = {(f"p{percent}", "ms"): value for percent, value in times_ms.items()}
     added = {
-        (f"{kind}p{percent} added", "ms"): times_ms[percent] - bare_ms[percent]
+        (f"p{percent} added", "ms"): times_ms[percent] - bare_ms[percent]
         for percent in PERCENTS
         if target.name != DIRECT
     }
     costs = tuple(name for name, _unit in added)
-    record.add(part=PART, target=target.name, figures=figures | added, costs=costs)
+    part = FIRST_TOKEN if is_stream else PART
+    record.add(part=part, target=target.name, figures=figures | added, costs=costs)

@@ -20,10 +20,11 @@ DEFAULT_PARTS = tuple(part for part in PARTS if part != "soak")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`seconds` of each run, `rounds` of each part, `rate_per_s` of the open loop."""
+    """How long and how often: `seconds` of each run, `rounds` of each part, `rate_per_s` of the open loop."""
 
     seconds: float = 4.0
     rounds: int = 3
+    warm_up_s: float = 1.0
     connection_count: int = 32
     rate_per_s: float = 100.0
     idle_stream_count: int = 1000
@@ -39,6 +40,7 @@ STANDARD = Plan()
 QUICK = Plan(
     seconds=0.5,
     rounds=1,
+    warm_up_s=0.2,
     connection_count=8,
     rate_per_s=50.0,
     idle_stream_count=50,

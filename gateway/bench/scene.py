@@ -23,8 +23,7 @@ from gateway.bench.target import Target
 
 START_TIMEOUT_S = 20
 UPSTREAMS = ("stub", "nginx")
-# Before a target is measured for the first time.
-WARM_UP_S = 1.0
+WARM_UP_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +44,27 @@ class Reading:
 class Scene:
     """One for each run of the command; `opened` starts the upstream and ends it."""
 
-    def __init__(self, *, folder: Path, cores: Cores, upstream: Running, port: int, kind: str) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        cores: Cores,
+        upstream: Running,
+        port: int,
+        is_streaming: bool,
+        warm_up_s: float,
+    ) -> None:
         self.folder = folder
         self.cores = cores
         self.upstream_port = port
-        self.is_streaming = kind == "stub"
+        self.is_streaming = is_streaming
+        self._warm_up_s = warm_up_s
         self._upstream = upstream
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, *, upstream: str) -> "Iterator[Scene]":
+    def opened(cls, *, upstream: str, warm_up_s: float) -> "Iterator[Scene]":
         """Raises BenchError where the upstream does not start."""
         cores = Cores.of_this_machine()
         port = free_port()
@@ -70,7 +79,14 @@ class Scene:
             running = Running(argv, name=upstream, cores=cores.load, log=folder / "upstream.log")
             try:
                 wait_for_status(running, port=port, path="/v1/models", timeout_s=START_TIMEOUT_S)
-                scene = cls(folder=folder, cores=cores, upstream=running, port=port, kind=upstream)
+                scene = cls(
+                    folder=folder,
+                    cores=cores,
+                    upstream=running,
+                    port=port,
+                    is_streaming=upstream == "stub",
+                    warm_up_s=warm_up_s,
+                )
                 with scene._runner:
                     yield scene
             finally:
@@ -90,9 +106,14 @@ class Scene:
         )
         assert status == 200
 
-    def warm_up(self, target: Target, *, is_stream: bool = False, seconds: float = WARM_UP_S) -> Reading:
-        """A little load, unmeasured."""
-        return self.closed(target, connection_count=8, seconds=seconds, is_stream=is_stream)
+    def warm_up(self, target: Target, *, is_stream: bool = False) -> Reading:
+        """A little load before the first measurement."""
+        return self.closed(
+            target,
+            connection_count=WARM_UP_CONNECTIONS,
+            seconds=self._warm_up_s,
+            is_stream=is_stream,
+        )
 
     def closed(
         self,

@@ -61,7 +61,8 @@ def _tables(record: Record, *, cell: Any) -> Iterable[tuple[str, list[str], list
     ratios = {(ratio.part, ratio.target, ratio.name): ratio.values for ratio in record.ratios()}
     for part in dict.fromkeys(figure.part for figure in figures):
         ours = [figure for figure in figures if figure.part == part]
-        names = list(dict.fromkeys((figure.name, figure.unit) for figure in ours))
+        ordered = sorted(ours, key=lambda figure: not figure.is_cost)
+        names = list(dict.fromkeys((figure.name, figure.unit) for figure in ordered))
         compared = {name for of, _target, name in ratios if of == part}
         columns = []
         for name, unit in names:

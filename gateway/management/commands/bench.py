@@ -26,7 +26,7 @@ from gateway.bench.processes import BenchError
 from gateway.bench.record import Record
 from gateway.bench.scene import UPSTREAMS, Scene
 
-QUICK_PARTS = ("plain", "latency", "stream", "memory", "start")
+QUICK_PARTS = ("plain", "latency", "stream", "memory")
 # A seeded key's limits and budget are all in force, and none is ever reached.
 REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, CONCURRENT = 100_000_000, 1_000_000_000, 100_000
 BUDGET_NANOUSD = 10**15
@@ -102,13 +102,13 @@ class Command(BaseCommand):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         try:
-            with Scene.opened(upstream=setting.upstream) as scene:
+            with Scene.opened(upstream=setting.upstream, warm_up_s=plan.warm_up_s) as scene:
                 described = machine.describe(cores=scene.cores)
                 self._say("\n".join(f"{name:9} {value}" for name, value in described.items()))
                 campaign.run(scene)
         except (BenchError, LoadError) as error:
             raise CommandError(str(error)) from error
-        self._say(f"\nLeast to most of {plan.rounds} rounds\n\n{tables.text(record)}")
+        self._say(f"\nRounds: {plan.rounds}; least to most\n\n{tables.text(record)}")
         self._write(options, campaign=campaign, record=record, described=described, plan=plan)
 
     def _say(self, words: str) -> None:
