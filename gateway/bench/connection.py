@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,6 +11,7 @@ import httptools
 HOST = "127.0.0.1"
 CONNECT_TIMEOUT_S = 5
 TAIL_BYTES = 32
+LAST_TURNS = 3
 # What stands for the status where the connection broke.
 BROKEN = 0
 
@@ -97,6 +98,14 @@ async def connect(*, port: int) -> Connection:
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         _, connection = await asyncio.get_running_loop().create_connection(Connection, HOST, port)
     return connection
+
+
+async def close_all(connections: Iterable[Connection]) -> None:
+    """Close them, and let the loop do what it does at the end of each."""
+    for connection in connections:
+        connection.close()
+    for _ in range(LAST_TURNS):
+        await asyncio.sleep(0)
 
 
 def request_bytes(

@@ -58,10 +58,11 @@ def _memory(scene: Scene, target: Target, plan: Plan) -> dict[tuple[str, str], f
     if target.is_streaming:
         scene.warm_up(target, is_stream=True)
         before_bytes, threads_before = target.running.pss_bytes(), target.running.thread_count()
-        with scene.held_streams(target, count=count):
+        with scene.held_streams(target, count=count) as held_count:
             figures = {
-                ("per idle stream", "KiB"): (target.running.pss_bytes() - before_bytes) / 1024 / count,
-                (f"threads for {count} streams", ""): target.running.thread_count() - threads_before,
+                ("per idle stream", "KiB"): (target.running.pss_bytes() - before_bytes) / 1024 / held_count,
+                ("streams", ""): held_count,
+                ("threads for them", ""): target.running.thread_count() - threads_before,
             }
     scene.closed(target, connection_count=plan.connection_count, seconds=plan.seconds)
     after_bytes = target.running.pss_bytes()

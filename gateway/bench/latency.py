@@ -11,7 +11,7 @@ from gateway.bench.target import Target
 
 PART = "latency"
 # In the tables a part of its own.
-FIRST_TOKEN = "first token"
+STREAM_PART = "first token"
 PERCENTS = (50, 99)
 # An even rate is only put on who can serve so many times as much; others get a share of what they can.
 RESERVE = 1.5
@@ -31,7 +31,7 @@ def measure_latency(scene: Scene, targets: Sequence[Target], record: Record, pla
     measured = [target for target in targets if target.name in rates]
     for is_stream in (False, True) if scene.is_streaming else (False,):
         if is_stream:
-            record.begin(FIRST_TOKEN, f"streams of {SHORT_STREAM.chunk_count} chunks, at the same rate")
+            record.begin(STREAM_PART, f"streams of {SHORT_STREAM.chunk_count} chunks, at the same rate")
             scene.set_mode(SHORT_STREAM)
         for _ in range(plan.rounds):
             bare_ms: dict[int, float] = {}
@@ -82,5 +82,5 @@ def _add(
         if target.name != DIRECT
     }
     costs = tuple(name for name, _unit in added)
-    part = FIRST_TOKEN if is_stream else PART
+    part = STREAM_PART if is_stream else PART
     record.add(part=part, target=target.name, figures=figures | added, costs=costs)

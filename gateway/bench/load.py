@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gateway.bench.connection import BROKEN, Answer, Connection, connect
+from gateway.bench.connection import BROKEN, Answer, Connection, close_all, connect
 from gateway.bench.timer import Timer
 
 # What is under way at the end of a run may take so long.
@@ -16,8 +16,8 @@ FINISH_TIMEOUT_S = 60
 OPEN_CONNECTIONS_MAX = 4096
 # The first request of an open loop comes so much later than its beginning.
 FIRST_DUE_NS = 1_000_000
-# Opening so many streams at once may take a slow one so long, each.
-BEGIN_TIMEOUT_S = 0.1
+# Where no other stream begins for so long, no other will.
+STALL_S = 15
 STREAM_END = b"data: [DONE]\n\n"
 
 
@@ -112,8 +112,7 @@ async def closed_loop(
         with _undisturbed():
             return await loop.run(connections, seconds=seconds, request_count_max=request_count_max)
     finally:
-        for connection in connections:
-            connection.close()
+        await close_all([*connections, *loop.replacements])
 
 
 class _ClosedLoop:
@@ -121,6 +120,8 @@ class _ClosedLoop:
         self._port = port
         self._requests = itertools.cycle(requests)
         self._tally = _Tally(is_stream=is_stream)
+        # For those that the server closed.
+        self.replacements: list[Connection] = []
         self._left_count: float = 0
         self._deadline_s = 0.0
         self._running_count = 0
@@ -167,6 +168,7 @@ class _ClosedLoop:
         except (OSError, TimeoutError):
             self._rest()
         else:
+            self.replacements = [*filter(_is_open, self.replacements), connection]
             self._next(connection)
 
     def _rest(self) -> None:
@@ -184,8 +186,11 @@ async def open_loop(
     for those who wait behind it. Connections that are free are used again, others made as they are needed.
     """
     loop = _OpenLoop(port=port, requests=requests, is_stream=is_stream)
-    with _undisturbed():
-        return await loop.run(per_s=per_s, seconds=seconds)
+    try:
+        with _undisturbed():
+            return await loop.run(per_s=per_s, seconds=seconds)
+    finally:
+        await close_all(loop.connections)
 
 
 class _OpenLoop:
@@ -193,8 +198,9 @@ class _OpenLoop:
         self._port = port
         self._requests = itertools.cycle(requests)
         self._tally = _Tally(is_stream=is_stream)
+        self.connections: set[Connection] = set()
         self._free: list[Connection] = []
-        self._connection_count = 0
+        self._opening_count = 0
         self._waiting: list[float] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._running_count = 0
@@ -207,10 +213,11 @@ class _OpenLoop:
         # Made before, so that the first requests are like the later ones.
         try:
             for _ in range(min(count, 8)):
-                self._free.append(await connect(port=self._port))
+                connection = await connect(port=self._port)
+                self.connections.add(connection)
+                self._free.append(connection)
         except (OSError, TimeoutError) as error:
             raise LoadError(f"port {self._port} takes no connection: {error}") from error
-        self._connection_count = len(self._free)
         self._left_count = count
         self._timer = Timer()
         self._tick(time.monotonic_ns() + FIRST_DUE_NS, round(1e9 / per_s))
@@ -224,8 +231,6 @@ class _OpenLoop:
             raise LoadError(message) from error
         finally:
             self._timer.close()
-        for connection in self._free:
-            connection.close()
         return self._tally.sample()
 
     def _tick(self, due_ns: int, interval_ns: int) -> None:
@@ -245,9 +250,9 @@ class _OpenLoop:
             if connection.is_open:
                 self._send(connection, due_s)
                 return
-            self._connection_count -= 1
-        if self._connection_count < OPEN_CONNECTIONS_MAX:
-            self._connection_count += 1
+            self.connections.discard(connection)
+        if len(self.connections) + self._opening_count < OPEN_CONNECTIONS_MAX:
+            self._opening_count += 1
             self._own(self._connect_and_send(due_s))
         else:
             self._waiting.append(due_s)
@@ -258,7 +263,7 @@ class _OpenLoop:
     def _done(self, connection: Connection, answer: Answer, due_s: float) -> None:
         self._tally.add(answer, due_s=due_s)
         if not connection.is_open:
-            self._connection_count -= 1
+            self.connections.discard(connection)
         elif self._waiting:
             self._send(connection, self._waiting.pop(0))
         else:
@@ -269,11 +274,13 @@ class _OpenLoop:
         try:
             connection = await connect(port=self._port)
         except (OSError, TimeoutError):
-            self._connection_count -= 1
+            self._opening_count -= 1
             now_s = time.monotonic()
             self._tally.add(Answer(sent_s=now_s, done_s=now_s), due_s=due_s)
             self._end_one()
         else:
+            self._opening_count -= 1
+            self.connections.add(connection)
             self._send(connection, due_s)
 
     def _end_one(self) -> None:
@@ -287,37 +294,48 @@ class _OpenLoop:
         task.add_done_callback(self._tasks.discard)
 
 
-async def hold_streams(*, port: int, request: bytes, count: int) -> list[Connection]:
-    """Open so many streams and wait for the first bytes of each; whoever calls closes them.
+class HeldStreams:
+    """Streams that are open at once; `begun_count` of them have sent their first bytes."""
 
-    Raises LoadError where one of them did not begin.
-    """
-    connections: list[Connection] = []
-    begun_count, ended = 0, []
-    all_begun = asyncio.Event()
+    def __init__(self, *, port: int, request: bytes) -> None:
+        self.begun_count = 0
+        self._port = port
+        self._request = request
+        self._ended_statuses: list[int] = []
+        self._connections: list[Connection] = []
+        self._changed = asyncio.Event()
 
-    def on_first() -> None:
-        nonlocal begun_count
-        begun_count += 1
-        if begun_count == count:
-            all_begun.set()
+    async def open(self, count: int) -> None:
+        """Until all have begun, or no other does. Raises LoadError where none did, or where one ended."""
+        try:
+            for _ in range(count):
+                connection = await connect(port=self._port)
+                self._connections.append(connection)
+                connection.send(self._request, self._on_done, on_first=self._on_first)
+            while self.begun_count < count and not self._ended_statuses:
+                self._changed.clear()
+                async with asyncio.timeout(STALL_S):
+                    await self._changed.wait()
+        except (OSError, TimeoutError):
+            if not self.begun_count:
+                raise LoadError(f"no stream on port {self._port} began") from None
+        if self._ended_statuses:
+            raise LoadError(f"a stream on port {self._port} ended with status {self._ended_statuses[0]}")
 
-    def on_done(_connection: Connection, answer: Answer) -> None:
-        ended.append(answer.status)
-        all_begun.set()
+    async def close(self) -> None:
+        await close_all(self._connections)
 
-    for _ in range(count):
-        connection = await connect(port=port)
-        connections.append(connection)
-        connection.send(request, on_done, on_first=on_first)
-    try:
-        async with asyncio.timeout(FINISH_TIMEOUT_S + count * BEGIN_TIMEOUT_S):
-            await all_begun.wait()
-    except TimeoutError as error:
-        raise LoadError(f"{begun_count} of {count} streams on port {port} began") from error
-    if ended:
-        raise LoadError(f"a stream on port {port} ended at once, with status {ended[0]}")
-    return connections
+    def _on_first(self) -> None:
+        self.begun_count += 1
+        self._changed.set()
+
+    def _on_done(self, _connection: Connection, answer: Answer) -> None:
+        self._ended_statuses.append(answer.status)
+        self._changed.set()
+
+
+def _is_open(connection: Connection) -> bool:
+    return connection.is_open
 
 
 @contextmanager

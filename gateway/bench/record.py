@@ -112,7 +112,7 @@ class Record:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
-    if abs(value) >= 100:
+    """Three digits that count, and no more of whole numbers."""
+    if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -14,8 +14,7 @@ import orjson
 import uvloop
 
 from gateway.bench import proxies
-from gateway.bench.connection import Connection
-from gateway.bench.load import Sample, closed_loop, hold_streams, open_loop
+from gateway.bench.load import HeldStreams, Sample, closed_loop, open_loop
 from gateway.bench.processes import BenchError, Cores, Running, call, free_port, pinned, wait_for_status
 from gateway.bench.record import DIRECT
 from gateway.bench.stub import COMPLETION, MODE_PATH, MODEL, Mode
@@ -147,17 +146,15 @@ class Scene:
         return self._read(target, lambda: self._runner.run(load))
 
     @contextlib.contextmanager
-    def held_streams(self, target: Target, *, count: int) -> Iterator[None]:
-        """So many open streams on which nothing comes."""
+    def held_streams(self, target: Target, *, count: int) -> Iterator[int]:
+        """So many open streams on which nothing comes, or as many as the target opens: how many."""
         self.set_mode(Mode(is_held=True))
-        request = target.chat(is_stream=True)[0]
-        connections: list[Connection] = self._runner.run(
-            hold_streams(port=target.port, request=request, count=count)
-        )
+        streams = HeldStreams(port=target.port, request=target.chat(is_stream=True)[0])
         try:
-            yield
+            self._runner.run(streams.open(count))
+            yield streams.begun_count
         finally:
-            self._runner.run(_close(connections))
+            self._runner.run(streams.close())
             self.set_mode(Mode())
 
     def _read(self, target: Target, put_on_load: Callable[[], Sample]) -> Reading:
@@ -176,13 +173,6 @@ class Scene:
             upstream_cpu_s=self._upstream.cpu_s() - upstream_s,
             load_cpu_s=time.process_time() - load_s,
         )
-
-
-async def _close(connections: list[Connection]) -> None:
-    for connection in connections:
-        connection.close()
-    # Their ends are told in the loop's next turns.
-    await asyncio.sleep(0.1)
 
 
 def _upstream_argv(kind: str, *, port: int, folder: Path) -> list[str]:

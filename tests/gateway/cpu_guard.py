@@ -17,8 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import django
 import orjson
 import uvloop
+
+from gateway.bench.processes import Running, free_port, wait_for_status
+from gateway.bench.stub import MODEL
 
 RECORD = Path(__file__).with_name("cpu_guard.json")
 # The ratio may be so many times the recorded one.
@@ -62,8 +66,6 @@ def prepare_environment(folder):
 
 @contextlib.contextmanager
 def stub_port(folder):
-    from gateway.bench.processes import Running, free_port, wait_for_status
-
     port = free_port()
     argv = [sys.executable, "-m", "gateway.bench.stub", str(port)]
     cores = frozenset(os.sched_getaffinity(0))
@@ -77,12 +79,9 @@ def stub_port(folder):
 
 def seeded_request(folder, *, upstream_port):
     """The benchmark's own databases, and a request to them."""
-    import django
-
     django.setup()
-    from gateway.bench.own_gateway import SIGNING_VARIABLE, fleet_configuration
-    from gateway.bench.stub import MODEL
-    from gateway.management.commands.bench import seeded_keys
+    from gateway.bench.own_gateway import SIGNING_VARIABLE, fleet_configuration  # noqa: PLC0415 -- app ready
+    from gateway.management.commands.bench import seeded_keys  # noqa: PLC0415 -- app ready
 
     os.environ[SIGNING_VARIABLE] = "secret-of-the-guard"
     configuration = folder / "config.yaml"
@@ -99,7 +98,7 @@ def seeded_request(folder, *, upstream_port):
 
 
 async def measure(body, headers, *, added_us):
-    from gateway.asgi import Application
+    from gateway.asgi import Application  # noqa: PLC0415 -- app ready
 
     application = Application()
     await application._started()
@@ -166,7 +165,11 @@ async def status_of(application, body, headers):
 
 def work():
     """The fixed piece of work, of the kinds that a request is made of: microseconds of CPU for one."""
-    document = {"model": "m", "messages": [{"role": "user", "content": "hello " * 40}], "numbers": list(range(50))}
+    document = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hello " * 40}],
+        "numbers": list(range(50)),
+    }
     text = orjson.dumps(document)
     count = 400
     begun_s = time.process_time()

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import signal
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
@@ -97,6 +98,8 @@ class Command(BaseCommand):
         setting, plan = chosen(options)
         if options["install_peers"]:
             self._install(setting)
+        # As at Ctrl-C: what was started is ended, and its folder goes.
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
         record = Record(self._say)
         campaign = Campaign(setting, plan=plan, record=record)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
