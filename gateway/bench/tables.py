@@ -1,6 +1,7 @@
 """Figures as tables: plain text for people, Markdown for a page, a document for programs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from gateway.bench.record import NAME, Figure, Record, number
@@ -8,22 +9,41 @@ from gateway.bench.record import NAME, Figure, Record, number
 
 def text(record: Record) -> str:
     """A table for each part: least to most over the rounds."""
-    return "\n\n".join(
-        _aligned([[part, *columns], *rows]) for part, columns, rows in _tables(record, cell=_range)
-    )
+    return "\n\n".join(_aligned([[part, *columns], *rows]) for part, columns, rows in _tables(record))
 
 
 def markdown(record: Record, *, machine: Mapping[str, str], versions: Mapping[str, str], date: str) -> str:
-    """The same for a page, with the machine; CPU and memory by the least round, the rest by the median."""
-    lines = [f"Measured on {date}: {machine['cpu']}, {machine['cores']} cores, {machine['memory']}, "]
-    lines[0] += f"Linux {machine['kernel']}, Python {machine['python']}, commit {machine['commit']}; "
-    lines[0] += f"{machine['pinning']}."
+    """One table for a page, of what is compared, with the machine: it is put there as it is."""
     named = ", ".join(f"{name} {version}".rstrip() for name, version in versions.items())
-    lines += [f"Beside it: {named}." if named else "No peers were measured.", ""]
-    for part, columns, rows in _tables(record, cell=_single):
-        lines += [f"| {part} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    measured = (
+        f"Measured on {date}: {machine['cpu']}, {machine['cores']} cores, {machine['memory']}, "
+        f"Linux {machine['kernel']}, Python {machine['python']}, commit {machine['commit']}; "
+        f"{machine['pinning']}."
+    )
+    lines = [measured, f"Beside it: {named}." if named else "Without peers.", "", *_summary(record), ""]
     return "\n".join([*lines, *(f"- {note}" for note in record.notes)]).rstrip() + "\n"
+
+
+def _summary(record: Record) -> list[str]:
+    """A row a target: the least round of each cost (what is added, the median), and how many times ours."""
+    figures = {
+        (figure.part, figure.name, figure.target): figure for figure in record.figures() if figure.is_cost
+    }
+    ratios = {(ratio.part, ratio.name, ratio.target): ratio.values for ratio in record.ratios()}
+    columns = list(dict.fromkeys((part, name) for part, name, _target in figures))
+    units = {(part, name): figure.unit for (part, name, _target), figure in figures.items()}
+    lines = [
+        "| | " + " | ".join(f"{part}: {name}, {units[part, name]}" for part, name in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for target in dict.fromkeys(target for _part, _name, target in figures):
+        cells = []
+        for part, name in columns:
+            figure, values = figures.get((part, name, target)), ratios.get((part, name, target), ())
+            times = f" ({number(median(values))} x)" if values else ""
+            cells.append(_single(figure) + times)
+        lines.append(f"| {target} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def document(record: Record) -> dict[str, Any]:
@@ -55,7 +75,7 @@ def document(record: Record) -> dict[str, Any]:
     return {"figures": figures, "ratios_to_tollgate": ratios, "notes": record.notes}
 
 
-def _tables(record: Record, *, cell: Any) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+def _tables(record: Record) -> Iterable[tuple[str, list[str], list[list[str]]]]:
     """By part: its name, its columns, and a row a target; a ratio follows the figure it is of."""
     figures = record.figures()
     ratios = {(ratio.part, ratio.target, ratio.name): ratio.values for ratio in record.ratios()}
@@ -74,7 +94,7 @@ def _tables(record: Record, *, cell: Any) -> Iterable[tuple[str, list[str], list
             found = {(figure.name, figure.unit): figure for figure in ours if figure.target == target}
             row = [target]
             for key in names:
-                row.append(cell(found.get(key)))
+                row.append(_range(found.get(key)))
                 if key[0] in compared:
                     row.append(_spread(ratios.get((part, target, key[0]), ())))
             rows.append(row)
@@ -88,7 +108,8 @@ def _range(figure: Figure | None) -> str:
 def _single(figure: Figure | None) -> str:
     if figure is None:
         return ""
-    return number(figure.least if figure.is_cost and "added" not in figure.name else figure.median)
+    # A difference of two noisy times has no best round.
+    return number(figure.median if "added" in figure.name else figure.least)
 
 
 def _spread(values: Sequence[float]) -> str:
