@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.bench.processes import Cores
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("Django", "uvicorn", "uvloop", "httptools", "httpx", "pyreqwest", "msgspec", "orjson")
+PACKAGES = ("Django", "uvicorn", "uvloop", "httptools", "msgspec", "orjson")
 
 
 def describe(*, cores: Cores) -> dict[str, str]:
