@@ -62,20 +62,21 @@ class Campaign:
             record.note("one core only: load, upstream and what is measured share it, and rates with it")
         with contextlib.ExitStack() as stack:
             make = self._maker(scene, stack)
-            ours = make(GatewayPlan(has_valkey=setting.has_valkey))
-            peers = self._peers(scene)
-            for part in ("start", "memory", "soak"):
-                if part in setting.parts:
-                    self._measure_alone(part, scene, [ours, *peers])
-            chosen = [part for part in LOAD_PARTS if part in setting.parts]
-            if chosen:
-                self._measure_together(chosen, scene, [ours, *peers])
+            beside_others = [part for part in setting.parts if part not in ("growth", "workers")]
+            if beside_others:
+                ours = make(GatewayPlan(has_valkey=setting.has_valkey))
+                subjects: list[Subject] = [ours, *self._peers(scene)]
+                for part in ("start", "memory", "soak"):
+                    if part in beside_others:
+                        self._measure_alone(part, scene, subjects)
+                if chosen := [part for part in LOAD_PARTS if part in beside_others]:
+                    self._measure_together(chosen, scene, subjects)
             if "growth" in setting.parts:
-                subjects = [make(self._grown(clusters, keys)) for clusters, keys in self._plan.growth]
-                growth.measure_growth(scene, subjects, record, self._plan, part="growth")
+                sizes = [make(self._grown(clusters, keys)) for clusters, keys in self._plan.growth]
+                growth.measure_growth(scene, sizes, record, self._plan, part="growth")
             if "workers" in setting.parts:
-                subjects = [make(self._working(count)) for count in (1, self._plan.worker_count)]
-                growth.measure_growth(scene, subjects, record, self._plan, part="workers")
+                sizes = [make(self._working(count)) for count in (1, self._plan.worker_count)]
+                growth.measure_growth(scene, sizes, record, self._plan, part="workers")
 
     def _measure_alone(self, part: str, scene: Scene, subjects: Sequence[Subject]) -> None:
         if part == "start":

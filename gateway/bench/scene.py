@@ -6,8 +6,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -125,7 +126,8 @@ class Scene:
         request_count_max: int | None = None,
     ) -> Reading:
         """A closed loop of chats, or of `requests`. Raises BenchError where nothing is answered with 200."""
-        load = closed_loop(
+        load = partial(
+            closed_loop,
             port=target.port,
             requests=requests or target.chat(is_stream=is_stream),
             connection_count=connection_count,
@@ -133,17 +135,18 @@ class Scene:
             request_count_max=request_count_max,
             is_stream=is_stream,
         )
-        return self._read(target, lambda: self._runner.run(load))
+        return self._read(target, load)
 
     def open(self, target: Target, *, per_s: float, seconds: float, is_stream: bool = False) -> Reading:
-        load = open_loop(
+        load = partial(
+            open_loop,
             port=target.port,
             requests=target.chat(is_stream=is_stream),
             per_s=per_s,
             seconds=seconds,
             is_stream=is_stream,
         )
-        return self._read(target, lambda: self._runner.run(load))
+        return self._read(target, load)
 
     @contextlib.contextmanager
     def held_streams(self, target: Target, *, count: int) -> Iterator[int]:
@@ -157,10 +160,10 @@ class Scene:
             self._runner.run(streams.close())
             self.set_mode(Mode())
 
-    def _read(self, target: Target, put_on_load: Callable[[], Sample]) -> Reading:
+    def _read(self, target: Target, load: Callable[[], Coroutine[None, None, Sample]]) -> Reading:
         cpu_s, servers_s = target.cpu_s(), target.servers_cpu_s()
         upstream_s, load_s = self._upstream.cpu_s(), time.process_time()
-        sample = put_on_load()
+        sample = self._runner.run(load())
         if target.running is not None:
             target.running.check()
         if not sample.answered_count:

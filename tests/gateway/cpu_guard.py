@@ -26,7 +26,7 @@ from gateway.bench.stub import MODEL
 
 RECORD = Path(__file__).with_name("cpu_guard.json")
 # The ratio may be so many times the recorded one.
-SLACK = 1.25
+SLACK = 1.2
 REQUESTS, AT_ONCE, TURNS = 192, 32, 24
 WARM_UP_TURNS = 3
 PATH = "/v1/chat/completions"

@@ -10,7 +10,7 @@ import pytest
 from tests.gateway.cpu_guard import SLACK
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIES = 3
+TRIES = 4
 
 
 def measure(*options):

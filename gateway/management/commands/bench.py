@@ -99,7 +99,7 @@ class Command(BaseCommand):
         if options["install_peers"]:
             self._install(setting)
         # As at Ctrl-C: what was started is ended, and its folder goes.
-        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
         record = Record(self._say)
         campaign = Campaign(setting, plan=plan, record=record)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -111,6 +111,8 @@ class Command(BaseCommand):
                 campaign.run(scene)
         except (BenchError, LoadError) as error:
             raise CommandError(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise CommandError("broken off; what was started has ended", returncode=130) from error
         self._say(f"\nRounds: {plan.rounds}; least to most\n\n{tables.text(record)}")
         self._write(options, campaign=campaign, record=record, described=described, plan=plan)
 

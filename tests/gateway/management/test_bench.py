@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,22 @@ def test_peers_live_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     assert default_peers_dir() == tmp_path / "tollgate-bench"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_broken_off_it_ends_what_it_started(tmp_path):
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "manage.py", "bench", "--only=plain", "--seconds=60"]
+    with subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if line.startswith(b"plain:"):
+                break
+        started = tree(process.pid)[1:]
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+
+    assert (process.returncode, errors) == (130, b"CommandError: broken off; what was started has ended\n")
+    assert len(started) >= 2
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert list(tmp_path.iterdir()) == []
