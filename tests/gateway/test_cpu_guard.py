@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from tests.gateway.cpu_guard import SLACK
 
@@ -20,6 +21,7 @@ def measure(*options):
     return json.loads(done.stdout)
 
 
+@pytest.mark.skipif(settings.LEDGER_DATABASE == "default", reason="it measures on SQLite, once")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_request_costs_no_more_cpu_than_recorded():
