@@ -92,10 +92,18 @@ EMBEDDING = _plain(
 MODELS = _plain({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]})
 STREAM_HEAD = _head(b"text/event-stream; charset=utf-8", b"transfer-encoding: chunked")
 FIRST_CHUNK = _chunk({"role": "assistant", "content": " word"})
-CHUNK = _chunk({"content": " word"})
+# Not one chunk again and again: LiteLLM takes a hundred alike for a model that hangs, and ends the stream.
+CHUNKS = tuple(
+    _chunk({"content": f" {word}"}) for word in ("the", "fox", "ran", "off", "and", "hid", "far", "out")
+)
 LAST_CHUNK = _chunk({}, finish_reason="stop")
 USAGE_CHUNK = _chunk({}, usage=USAGE)
 END = _frame(b"[DONE]") + b"0\r\n\r\n"
+
+
+def _chunks(left_count: int, count: int) -> bytes:
+    """The next `count` chunks of a stream that has so many left."""
+    return b"".join(CHUNKS[number % len(CHUNKS)] for number in range(left_count, left_count - count, -1))
 
 
 class Stub:
@@ -173,15 +181,16 @@ class StubConnection(asyncio.Protocol):
         elif mode.interval_ms == 0:
             self._burst(mode.chunk_count, STREAM_HEAD, mode=mode, end=end)
         else:
-            self._transport.write(STREAM_HEAD + CHUNK * mode.burst_chunks)
+            self._transport.write(STREAM_HEAD + _chunks(mode.chunk_count, mode.burst_chunks))
             left_count = mode.chunk_count - mode.burst_chunks
             self._wait(left_count, self._stub.next_due_ns(), mode=mode, end=end)
 
     def _burst(self, left_count: int, head: bytes, *, mode: Mode, end: bytes) -> None:
         """Without a pace: write after write, each in a turn of the loop of its own."""
         count = min(mode.burst_chunks, left_count)
+        chunks = _chunks(left_count, count)
         left_count -= count
-        self._transport.write(head + CHUNK * count + (b"" if left_count else end))
+        self._transport.write(head + chunks + (b"" if left_count else end))
         if left_count:
             self._loop.call_soon(lambda: self._burst(left_count, b"", mode=mode, end=end))
 
@@ -192,8 +201,9 @@ class StubConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         count = min(mode.burst_chunks, left_count)
+        chunks = _chunks(left_count, count)
         left_count -= count
-        self._transport.write(CHUNK * count + (b"" if left_count else end))
+        self._transport.write(chunks + (b"" if left_count else end))
         if left_count:
             self._wait(left_count, due_ns + round(mode.interval_ms * 1e6), mode=mode, end=end)
 
