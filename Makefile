@@ -51,11 +51,7 @@ format: $(INSTALLED) ## Put the code and the templates into their form
 	fi
 
 bench: $(INSTALLED) ## Measure the gateway on this machine
-	@if $(BIN)/python manage.py help bench >/dev/null 2>&1; then \
-	  $(BIN)/python manage.py bench $(BENCH_ARGS); \
-	else \
-	  echo "There is no bench command yet."; \
-	fi
+	@$(BIN)/python manage.py bench $(BENCH_ARGS)
 
 lock: $(INSTALLED) ## Write requirements*.txt, each pin with its hashes, from requirements*.in
 	$(LOCK) requirements.in -o requirements.txt
