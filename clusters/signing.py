@@ -131,11 +131,10 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
     """The TLS identity of a cluster, `None` where the public roots suffice; `secrets` newest first.
 
     All live authorities are trusted; the newest certificate that has its key among the secrets is used.
+    Mutual TLS asks for one; beside a signature or a token it is shown where one is stored.
     """
     authorities = [text for purpose, _, text in secrets if purpose == "ca"]
     ca_pem = "\n".join(authorities).encode() if authorities else None
-    if auth_type != "mtls":
-        return TlsIdentity(ca_pem=ca_pem) if ca_pem else None
     keys = [text for purpose, _, text in secrets if purpose == "client_key"]
     for certificate in (text for purpose, _, text in secrets if purpose == "client_certificate"):
         for key in keys:
@@ -145,9 +144,11 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
                     ca_pem=ca_pem,
                     expires_at=x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc,
                 )
-    raise SigningError(
-        "no live client certificate has its key stored beside it; store both in Admin > Clusters"
-    )
+    if auth_type == "mtls":
+        raise SigningError(
+            "no live client certificate has its key stored beside it; store both in Admin > Clusters"
+        )
+    return TlsIdentity(ca_pem=ca_pem) if ca_pem else None
 
 
 def check_pem(*, purpose: str, plaintext: str) -> None:

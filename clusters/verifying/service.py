@@ -50,19 +50,19 @@ class VerifyingServer(ThreadingHTTPServer):
         self.verifier = verifier
         self.front = front
         self.body_bytes_max = body_bytes_max
-        self._threads = threading.BoundedSemaphore(THREADS_MAX)
+        self._slots = threading.BoundedSemaphore(THREADS_MAX)
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A connection more than `THREADS_MAX` waits, unread, until one ends."""
-        self._threads.acquire()
+        self._slots.acquire()
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._threads.release()
+            self._slots.release()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
