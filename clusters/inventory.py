@@ -24,11 +24,12 @@ from clusters.record_checks import REPLICAS_MAX, SINGLE_ROW_ID, name_problem
 from clusters.record_checks import InventoryError as InventoryError  # noqa: PLC0414 -- part of this door
 from clusters.record_checks import check_record as check_record  # noqa: PLC0414 -- part of this door
 from clusters.record_checks import check_values as check_values  # noqa: PLC0414 -- part of this door
+from clusters.verifying import signatures
 
 logger = logging.getLogger(__name__)
 
 SECRET_CHARACTERS_MAX = 64 * 1024
-SECRETS_LIVE_MAX = signing.SECRETS_MAX
+SECRETS_LIVE_MAX = signatures.SECRETS_MAX
 LABEL_CHARACTERS_MAX = 64
 DISCOVERED_MODELS_MAX = 200
 CONTEXT_WINDOW_ASSUMED = 8192

@@ -1,4 +1,4 @@
-"""Signs requests to clusters (RFC 9421, bearer token, TLS identity) and verifies such signatures."""
+"""Signs requests to clusters: RFC 9421, bearer token, TLS identity."""
 
 import base64
 import hashlib
@@ -6,9 +6,6 @@ import hmac
 import re
 import ssl
 import tempfile
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,19 +16,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from clusters.sigv4 import SigV4Signer
+from clusters.verifying.signatures import BASE_LINE_BREAKS, COMPONENTS, content_digest, signature_base
 
-SKEW_S = 60
-NONCES_MAX = 100_000
-SECRETS_MAX = 8
 SESSIONS_MAX = 2_000
 AUTHORIZATION = "authorization"
-BASE_LINE_BREAKS = 5
-COMPONENTS = '("@method" "@authority" "@path" "@query" "content-digest")'
 _KEY_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_SIGNATURE_PARAMETERS = re.compile(
-    re.escape(COMPONENTS) + r';created=([0-9]{1,12});nonce="([A-Za-z0-9._:-]{8,128})"'
-    r';keyid="([A-Za-z0-9._:-]{1,64})";alg="hmac-sha256"'
-)
 
 
 class SigningError(ValueError):
@@ -97,11 +86,11 @@ class Rfc9421Signer:
     def headers(
         self, *, method: str, authority: str, path: str, query: str, body: bytes, now_s: int, nonce: str
     ) -> list[tuple[str, str]]:
-        digest = _content_digest(body)
+        digest = content_digest(body)
         parameters = (
             f'{COMPONENTS};created={now_s};nonce="{nonce}";keyid="{self._key_ids[0]}";alg="hmac-sha256"'
         )
-        base = _signature_base(
+        base = signature_base(
             method=method, authority=authority, path=path, query=query, digest=digest, parameters=parameters
         )
         if base.count("\n") != BASE_LINE_BREAKS:
@@ -160,11 +149,10 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
     """The TLS identity of a cluster, `None` where the public roots suffice; `secrets` newest first.
 
     All live authorities are trusted; the newest certificate that has its key among the secrets is used.
+    Mutual TLS asks for one; beside a signature or a token it is shown where one is stored.
     """
     authorities = [text for purpose, _, text in secrets if purpose == "ca"]
     ca_pem = "\n".join(authorities).encode() if authorities else None
-    if auth_type != "mtls":
-        return TlsIdentity(ca_pem=ca_pem) if ca_pem else None
     keys = [text for purpose, _, text in secrets if purpose == "client_key"]
     for certificate in (text for purpose, _, text in secrets if purpose == "client_certificate"):
         for key in keys:
@@ -174,9 +162,11 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
                     ca_pem=ca_pem,
                     expires_at=x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc,
                 )
-    raise SigningError(
-        "no live client certificate has its key stored beside it; store both in Admin > Clusters"
-    )
+    if auth_type == "mtls":
+        raise SigningError(
+            "no live client certificate has its key stored beside it; store both in Admin > Clusters"
+        )
+    return TlsIdentity(ca_pem=ca_pem) if ca_pem else None
 
 
 def check_pem(*, purpose: str, plaintext: str) -> None:
@@ -240,146 +230,6 @@ def ssl_context(*, tls: TlsIdentity | None) -> ResumingContext:
             file.flush()
             context.load_cert_chain(file.name)
     return context
-
-
-class Verifier:
-    """The cluster's side: says whether a request was signed by one of the live secrets, once, just now."""
-
-    def __init__(self, *, secrets: Sequence[str], skew_s: int = SKEW_S, nonces_max: int = NONCES_MAX) -> None:
-        """Keep at most `nonces_max` nonces, for twice the skew; when full, refuse rather than forget."""
-        if not 1 <= len(secrets) <= SECRETS_MAX or not all(secrets):
-            raise SigningError(f"a verifier needs 1 to {SECRETS_MAX} secrets, none empty")
-        self._keyed = tuple(hmac.new(secret.encode(), digestmod=hashlib.sha256) for secret in secrets)
-        self._skew_s = skew_s
-        self._nonces_max = nonces_max
-        self._nonces: set[str] = set()
-        self._seen: deque[tuple[int, str]] = deque()
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"Verifier(secrets={len(self._keyed)})"
-
-    def verify(
-        self,
-        *,
-        method: str,
-        authority: str,
-        path: str,
-        query: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        now_s: int,
-    ) -> str | None:
-        """Why the request is refused; `None` if it is genuine. Header names are read in lower case.
-
-        The RFC 9421 signature is required; the simple one is checked too where it is sent.
-        """
-        lower_headers = {name.lower(): value for name, value in headers.items()}
-        signature_input = lower_headers.get("signature-input", "")
-        match = _SIGNATURE_PARAMETERS.fullmatch(signature_input.removeprefix("sig1="))
-        if match is None or not signature_input.startswith("sig1="):
-            return "signature-input is missing or not of the expected form"
-        created_s, nonce = int(match[1]), match[2]
-        if abs(now_s - created_s) > self._skew_s:
-            return "created is too far from now"
-        digest = _content_digest(body)
-        base = _signature_base(
-            method=method, authority=authority, path=path, query=query, digest=digest, parameters=match[0]
-        )
-        simple = f"{created_s}\n{method}\n{path}\n".encode(errors="surrogatepass") + body
-        return (
-            self._signature_problem(base=base, digest=digest, headers=lower_headers)
-            or self._simple_problem(message=simple, created_s=created_s, headers=lower_headers)
-            or self._replay_problem(nonce=nonce, now_s=now_s)
-        )
-
-    def _signature_problem(self, *, base: str, digest: str, headers: Mapping[str, str]) -> str | None:
-        if base.count("\n") != BASE_LINE_BREAKS:
-            return "a line break in method, authority, path or query"
-        if not _is_same(digest, headers.get("content-digest", "")):
-            return "content-digest does not match the body"
-        macs = self._macs(base.encode(errors="surrogatepass"))
-        expected = [f"sig1=:{base64.b64encode(mac).decode()}:" for mac in macs]
-        return None if _is_any(expected, headers.get("signature", "")) else "signature does not match"
-
-    def _simple_problem(self, *, message: bytes, created_s: int, headers: Mapping[str, str]) -> str | None:
-        if "x-signature" not in headers and "x-timestamp" not in headers:
-            return None
-        if not _is_same(str(created_s), headers.get("x-timestamp", "")):
-            return "x-timestamp does not match"
-        expected = [mac.hex() for mac in self._macs(message)]
-        return None if _is_any(expected, headers.get("x-signature", "")) else "x-signature does not match"
-
-    def _macs(self, message: bytes) -> list[bytes]:
-        """One for each live secret."""
-        macs = []
-        for keyed in self._keyed:
-            copy = keyed.copy()
-            copy.update(message)
-            macs.append(copy.digest())
-        return macs
-
-    def _replay_problem(self, *, nonce: str, now_s: int) -> str | None:
-        # Two threads with one nonce race here; the lock lets one of them in.
-        with self._lock:
-            while self._seen and self._seen[0][0] < now_s - 2 * self._skew_s:
-                self._nonces.discard(self._seen.popleft()[1])
-            if nonce in self._nonces:
-                return "nonce was used before"
-            if len(self._nonces) >= self._nonces_max:
-                return "too many requests within the replay window"
-            self._nonces.add(nonce)
-            self._seen.append((now_s, nonce))
-        return None
-
-
-def make_verifier(*, secret: str) -> Callable[[str, str, dict[str, str], bytes], str | None]:
-    """A function of (method, path and query, headers, body) that says why a request is refused.
-
-    An edge: it reads the clock itself, for servers on the cluster's side.
-    """
-    verifier = Verifier(secrets=[secret])
-
-    def verify(method: str, path_and_query: str, headers: dict[str, str], body: bytes) -> str | None:
-        path, _, query = path_and_query.partition("?")
-        lower_headers = {name.lower(): value for name, value in headers.items()}
-        return verifier.verify(
-            method=method,
-            authority=lower_headers.get("host", ""),
-            path=path,
-            query=query,
-            headers=lower_headers,
-            body=body,
-            now_s=int(time.time()),  # noqa: TID251 -- the cluster's side has no caller with a clock
-        )
-
-    return verify
-
-
-def _signature_base(
-    *, method: str, authority: str, path: str, query: str, digest: str, parameters: str
-) -> str:
-    """RFC 9421, section 2.5."""
-    return (
-        f'"@method": {method}\n"@authority": {authority.lower()}\n'
-        f'"@path": {path or "/"}\n"@query": ?{query}\n'
-        f'"content-digest": {digest}\n"@signature-params": {parameters}'
-    )
-
-
-def _content_digest(body: bytes) -> str:
-    """RFC 9530."""
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
-
-
-def _is_same(expected: str, given: str) -> bool:
-    """Compared as text, in constant time: another spelling of the same bytes is not the same."""
-    return hmac.compare_digest(expected.encode(), given.encode(errors="surrogatepass"))
-
-
-def _is_any(expected: Sequence[str], given: str) -> bool:
-    """All are compared, whichever matches: the time taken says nothing."""
-    return sum(_is_same(one, given) for one in expected) > 0
 
 
 def _public_key_of_certificate(pem: str) -> bytes:

@@ -10,7 +10,7 @@ from clusters import inventory, monitor
 from clusters.demo.standin import StandinSettings
 from clusters.models import Cluster, Deployment, HealthCheck
 from clusters.probes.exchange import ProbeError
-from clusters.signing import make_verifier
+from clusters.verifying.signatures import make_verifier
 from tests.clusters.rows import CANARY, NOW, add_cluster
 from tests.fakes.standin_server import run_standin
 

@@ -8,8 +8,8 @@ import pytest
 from clusters import inventory, wake_hook
 from clusters.inventory import InventoryError
 from clusters.models import Cluster, ClusterSecret
-from clusters.signing import Verifier
 from clusters.snapshots import load_clusters
+from clusters.verifying.signatures import Verifier
 from clusters.wake_hook import WakeHookError, call_hook, prepare_call
 from tests.clusters.rows import CANARY, NOW, add_cluster
 from tests.fakes.scaler import run_hook

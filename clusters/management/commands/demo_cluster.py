@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from clusters.demo.serving import serve
 from clusters.demo.standin import Standin, StandinSettings, Verify
-from clusters.signing import make_verifier
+from clusters.verifying.signatures import make_verifier
 
 
 class Command(BaseCommand):

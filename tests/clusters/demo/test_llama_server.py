@@ -1,60 +1,20 @@
-import os
 import signal
 import subprocess
-import sys
-from dataclasses import dataclass
 
 import httpx
 import pytest
 
-from clusters.demo.tiny_model import write_tiny_model
 from tests.clusters.demo.replies_of import CHAT, events
+from tests.fakes.llama_server import llama_starter
 
-RUN = """
-import sys
-from pathlib import Path
-from clusters.demo.llama_server import serve
-def ready(url):
-    print(url, flush=True)
-serve(model_path=Path(sys.argv[1]), host="127.0.0.1", port=0, api_key="k", parallel=2, ready=ready)
-"""
 HEADERS = {"authorization": "Bearer k"}
 MESSAGES = [{"role": "user", "content": "the gateway"}]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Llama:
-    url: str
-    process: subprocess.Popen[str]
-
-
 @pytest.fixture(scope="session")
 def start_llama(tmp_path_factory):
-    """Starts servers, each in a process of its own; those that still run are ended at last."""
-    path = tmp_path_factory.mktemp("llama") / "tiny.gguf"
-    write_tiny_model(path=path)
-    started = []
-
-    def start(*, stdin=subprocess.DEVNULL):
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(path)],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        started.append(process)
-        assert process.stdout is not None
-        return Llama(url=process.stdout.readline().strip(), process=process)
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+    with llama_starter(tmp_path_factory.mktemp("llama"), api_key="k") as start:
+        yield start
 
 
 @pytest.fixture(scope="session")

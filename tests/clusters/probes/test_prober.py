@@ -7,7 +7,8 @@ from clusters.demo.standin import StandinSettings
 from clusters.health import Observation
 from clusters.probes import open_client, probe
 from clusters.probes import prober as prober_module
-from clusters.signing import BearerSigner, Rfc9421Signer, Verifier, make_verifier
+from clusters.signing import BearerSigner, Rfc9421Signer
+from clusters.verifying.signatures import Verifier, make_verifier
 from tests.changes import replace
 from tests.clusters.probes.target import NOW_S, FakeServer, Target, ask
 from tests.fakes.standin_server import run_standin
