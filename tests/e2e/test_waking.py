@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from clusters.demo.standin import StandinSettings
-from clusters.signing import Verifier
+from clusters.verifying.signatures import Verifier
 from tests.e2e.conftest import audited_fleet
 from tests.e2e.fleet import CHAT_PATH, wait_until
 from tests.fakes.gateway_server import CLIENT_TIMEOUT_S, RunningGateway

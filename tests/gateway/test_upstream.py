@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from clusters.signing import BearerSigner, NoneSigner, Rfc9421Signer, TlsIdentity, Verifier
+from clusters.signing import BearerSigner, NoneSigner, Rfc9421Signer, TlsIdentity
+from clusters.verifying.signatures import Verifier
 from gateway import connection_pool, upstream
 from gateway.fleet import Target
 from gateway.upstream import UpstreamFailure, Upstreams
