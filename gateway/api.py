@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import orjson
 from django.http import HttpRequest, HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.openapi.schema import OpenAPISchema
@@ -20,17 +21,29 @@ from gateway.errors import GatewayError, IdempotencyInUseError, LedgerDownError,
 from gateway.feedback_document import FeedbackBody, FeedbackDocument, feedback_document, read_feedback
 from gateway.idempotency import HEADER_CHARACTERS_MAX, KeptAnswer, RecordedOutbox, idempotency_key
 from gateway.lifespan import Gateway, wall_clock
-from gateway.outbox import Outbox
+from gateway.outbox import Headers, Outbox
+from gateway.portable_chat import portable_chat
 from gateway.request_document import RequestDocument, load_request
 from gateway.responses import CompletionResponse, JsonResponse, KeptResponse
 from gateway.schemas import (
     ChatCompletionBody,
     CompletionBody,
+    CountedMessagesBody,
+    CountedResponsesBody,
     EmbeddingsBody,
     Message,
+    MessagesBody,
+    ResponsesBody,
     decode_completion,
+    decode_object,
+    read_completion,
 )
 from gateway.slim import Operations, SlimRequest
+from gateway.surface_answers import PutBack
+from gateway.surfaces.messages import MESSAGES
+from gateway.surfaces.responses import RESPONSES
+from gateway.surfaces.translation import Circumstances, Surface, Translation
+from gateway.token_counts import TokenCount
 from gateway.usage_document import UsageDocument, load_usage, read_question
 
 
@@ -56,6 +69,7 @@ api = DescribedAPI(
     docs_url=None,
 )
 OWNED_BY = "tollgate"
+COUNT_HEADER = "x-gateway-token-count"
 UNREADABLE = "The ledger cannot be read now; ask again."
 Result = TypeVar("Result")
 REFERENCE = "#/components/schemas/{model}"
@@ -124,11 +138,51 @@ async def create_embeddings(request: HttpRequest) -> HttpResponseBase:
     return await _create(request, surface="embeddings")
 
 
+@api.post("/messages", openapi_extra=_described(MessagesBody), tags=["messages"])
+async def create_message(request: HttpRequest) -> HttpResponseBase:
+    """Answer a conversation in the words of Anthropic's Messages API, plain or as a stream."""
+    return await _create_translated(request, surface=MESSAGES)
+
+
+@api.post("/messages/count_tokens", openapi_extra=_described(CountedMessagesBody), tags=["messages"])
+async def count_message_tokens(request: HttpRequest) -> HttpResponseBase:
+    """How many tokens the prompt of a message has; a header says whether they are counted or estimated."""
+    count = await _counted(request, surface=MESSAGES)
+    assert isinstance(request, SlimRequest)
+    headers = (*_count_headers(count), ("request-id", request.request_id))
+    return JsonResponse({"input_tokens": count.tokens}, headers=headers)
+
+
+@api.post("/responses/input_tokens", openapi_extra=_described(CountedResponsesBody), tags=["responses"])
+async def count_response_tokens(request: HttpRequest) -> HttpResponseBase:
+    """The same of a response's."""
+    count = await _counted(request, surface=RESPONSES)
+    document = {"object": "response.input_tokens", "input_tokens": count.tokens}
+    return JsonResponse(document, headers=_count_headers(count))
+
+
+@api.post("/responses", openapi_extra=_described(ResponsesBody), tags=["responses"])
+async def create_response(request: HttpRequest) -> HttpResponseBase:
+    """Answer in the words of OpenAI's Responses API, plain or as a stream; nothing is stored."""
+    return await _create_translated(request, surface=RESPONSES)
+
+
+@api.api_operation(["GET", "POST", "DELETE"], "/responses/{path:response}", include_in_schema=False)
+async def find_response(request: HttpRequest, response: str) -> HttpResponseBase:
+    """There never is one: say why."""
+    _entered(request)
+    raise NotFoundError(
+        f"There is no response {response}: answers are not stored here, whatever `store` said."
+    )
+
+
 # Called as they are by the slim path: ninja finds nothing to do for them, at the price of a routing decision.
 COMPLETIONS: Operations = {
     ("/v1/chat/completions", "POST"): create_chat_completion,
     ("/v1/completions", "POST"): create_completion,
     ("/v1/embeddings", "POST"): create_embeddings,
+    ("/v1/messages", "POST"): create_message,
+    ("/v1/responses", "POST"): create_response,
 }
 
 
@@ -220,6 +274,63 @@ async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
         headers=request.scope["headers"],
         placement=principal.placement,
     )
+    answer = await _answered(request, gateway, principal, completion)
+    if isinstance(answer, KeptAnswer):
+        return KeptResponse(answer)
+    return CompletionResponse(await answer.reply(), answer)
+
+
+async def _create_translated(request: HttpRequest, *, surface: Surface) -> HttpResponseBase:
+    """Answer another API's request as the chat completion that asks for the same."""
+    assert isinstance(request, SlimRequest)
+    gateway, principal = _entered(request)
+    translation = surface.translate(decode_object(request.body, depth_max=request.json_depth_max))
+    completion = _completion_of(translation, request=request, principal=principal)
+    answer = await _answered(request, gateway, principal, completion)
+    circumstances = Circumstances(
+        request_id=answer.request_id if isinstance(answer, KeptAnswer) else request.request_id,
+        model=completion.model,
+        prompt_tokens_estimate=completion.profile.prompt_tokens_estimate,
+    )
+    put_back = PutBack(translation=translation, circumstances=circumstances)
+    if isinstance(answer, KeptAnswer):
+        more = surface.more_headers(answer.headers, request.request_id, wall_clock())
+        return KeptResponse(put_back.kept(answer, more_headers=more))
+    reply = await answer.reply()
+    more = surface.more_headers(reply.headers, request.request_id, wall_clock())
+    return CompletionResponse(put_back.reply(reply, more_headers=more), put_back.outbox(answer))
+
+
+async def _counted(request: HttpRequest, *, surface: Surface) -> TokenCount:
+    """The tokens of the prompt of a request, which need not say how long its answer may be."""
+    assert isinstance(request, SlimRequest)
+    gateway, principal = _entered(request)
+    document = decode_object(request.body, depth_max=request.json_depth_max)
+    translation = surface.translate({**surface.count_defaults, **document})
+    completion = _completion_of(translation, request=request, principal=principal)
+    snapshot = gateway.keeper.snapshot
+    check_model(principal=principal, model=completion.model, snapshot=snapshot)
+    return await gateway.token_counter.count(completion, snapshot=snapshot, request_id=request.request_id)
+
+
+def _completion_of(
+    translation: Translation, *, request: SlimRequest, principal: Principal
+) -> CompletionRequest:
+    return read_completion(
+        surface="chat",
+        document=translation.document,
+        body=orjson.dumps(portable_chat(translation.document)),
+        needs_priced=any(budget.is_hard for budget in principal.budgets),
+        headers=request.scope["headers"],
+        placement=principal.placement,
+        is_translated=True,
+    )
+
+
+async def _answered(
+    request: SlimRequest, gateway: Gateway, principal: Principal, completion: CompletionRequest
+) -> Outbox | KeptAnswer:
+    """The outbox of the started answer, or the answer that is kept for the request's Idempotency-Key."""
     completion = in_its_arm(
         completion,
         arms=gateway.keeper.snapshot.arms,
@@ -238,11 +349,11 @@ async def _create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
             request_id=request.request_id,
         )
         if isinstance(entered, KeptAnswer):
-            return KeptResponse(entered)
+            return entered
         claimed = entered
     outbox = await _served(request, gateway, principal, completion, claimed)
     request.on_disconnect(outbox.abandon)
-    return CompletionResponse(await outbox.reply(), outbox)
+    return outbox
 
 
 async def _served(
@@ -279,6 +390,12 @@ def _entered(request: HttpRequest) -> tuple[Gateway, Principal]:
     principals = gateway.keeper.snapshot.principals
     headers = request.scope["headers"]
     return gateway, authenticate(headers=headers, principals=principals, now=wall_clock())
+
+
+def _count_headers(count: TokenCount) -> Headers:
+    if not count.cluster:
+        return ((COUNT_HEADER, "estimate"),)
+    return ((COUNT_HEADER, "exact"), ("x-gateway-cluster", count.cluster))
 
 
 def _may_use(principal: Principal, model: str) -> bool:

@@ -20,3 +20,5 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     profile: RequestProfile
     wait_s_max: float | None = None  # how long it may wait for a place, where the client says
     session: str = ""  # what the caller calls the session it belongs to
+    # Of another API: `body` is the portable form of the document (gateway.portable_chat).
+    is_translated: bool = False

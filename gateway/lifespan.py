@@ -34,6 +34,7 @@ from gateway.pumps import PumpSet
 from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
 from gateway.sending import Sender
+from gateway.token_counts import TokenCounter
 from gateway.traffic import Traffic
 from gateway.upstream import Upstreams
 from gateway.waiting import WaitRoom
@@ -111,6 +112,7 @@ class Gateway:
         self.upstreams = Upstreams(
             connect_timeout_s=settings.CONNECT_TIMEOUT_S, clock=clock, wall_clock_s=wall_clock_s
         )
+        self.token_counter = TokenCounter(upstreams=self.upstreams, clock=clock)
         self.exchange = Exchange(clock=clock)
         self.traffic = Traffic(clock=clock, exchange=self.exchange)
         self.observer = Observer(traffic=self.traffic)

@@ -8,6 +8,7 @@ from django.http import HttpResponseBase
 from gateway.errors import ORIGINAL_REQUEST_HEADER
 from gateway.idempotency import KeptAnswer
 from gateway.outbox import Headers, Outbox, Reply
+from gateway.surface_answers import TranslatedOutbox
 
 JSON_TYPE = ("content-type", "application/json")
 STREAM_TYPE = ("content-type", "text/event-stream; charset=utf-8")
@@ -20,7 +21,7 @@ class SlimResponse(HttpResponseBase):
 
     headers_sent: Headers = ()
     body: bytes | None = None
-    outbox: Outbox | None = None
+    outbox: Outbox | TranslatedOutbox | None = None
 
     def __init__(self, *, status: int) -> None:  # no super(): its headers and cookies are for browsers
         self.status_code = status
@@ -40,7 +41,7 @@ class JsonResponse(SlimResponse):
 class CompletionResponse(SlimResponse):
     """The answer that an outbox hands out."""
 
-    def __init__(self, reply: Reply, outbox: Outbox) -> None:
+    def __init__(self, reply: Reply, outbox: Outbox | TranslatedOutbox) -> None:
         super().__init__(status=200)
         if reply.body is not None:
             self.body = reply.body

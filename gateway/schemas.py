@@ -36,7 +36,27 @@ def decode_completion(
 
     Members that we do not know stay in the document and travel upstream as they came.
     """
-    document = decode_object(body, depth_max=depth_max)
+    return read_completion(
+        surface=surface,
+        document=decode_object(body, depth_max=depth_max),
+        body=body,
+        needs_priced=needs_priced,
+        headers=headers,
+        placement=placement,
+    )
+
+
+def read_completion(
+    *,
+    surface: str,
+    document: Mapping[str, Any],
+    body: bytes,
+    needs_priced: bool,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    placement: Placement | None = None,
+    is_translated: bool = False,
+) -> CompletionRequest:
+    """The same of a document that is decoded already; raises InvalidRequestError."""
     model = document.get("model")
     if not isinstance(model, str) or not model or len(model) > MODEL_CHARACTERS_MAX:
         raise InvalidRequestError(
@@ -74,6 +94,7 @@ def decode_completion(
         ),
         wait_s_max=wait_asked(headers),
         session=session_name(headers, document),
+        is_translated=is_translated,
     )
 
 
@@ -246,3 +267,39 @@ class EmbeddingsBody(Schema):
     input: str | list[str] | list[int] | list[list[int]]
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+class CountedMessagesBody(Schema):
+    """As Anthropic's Messages API has it."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+
+
+class MessagesBody(CountedMessagesBody):
+    max_tokens: int
+    stream: bool = False
+    stop_sequences: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class CountedResponsesBody(Schema):
+    """As OpenAI's Responses API has it."""
+
+    model: str
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+
+
+class ResponsesBody(CountedResponsesBody):
+    stream: bool = False
+    max_output_tokens: int | None = None
+    store: bool | None = None

@@ -24,10 +24,13 @@ from gateway.errors import (
     error_body,
 )
 from gateway.identifiers import new_request_id
-from gateway.lifespan import Gateway
+from gateway.lifespan import Gateway, wall_clock
 from gateway.logging import request_id_var
 from gateway.outbox import Outbox
 from gateway.responses import JsonResponse, SlimResponse
+from gateway.surface_answers import TranslatedOutbox
+from gateway.surfaces.messages_errors import error_document, error_status
+from gateway.surfaces.messages_headers import anthropic_headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -40,6 +43,8 @@ Operations = Mapping[tuple[str, str | None], View]
 logger = structlog.get_logger(__name__)
 
 METHOD_NOT_ALLOWED = 405
+# Below it failures have the shape of Anthropic's API.
+MESSAGES_PATH = "/v1/messages"
 # Views of fixed paths, resolved once; the bound keeps invented paths from growing it.
 VIEWS_MAX = 64
 
@@ -113,7 +118,8 @@ class SlimHandler:
             try:
                 body = await self._body(scope, receive)
             except GatewayError as error:
-                await self._send(send, _error_response(error), request_id)
+                refusal = _error_response(error, path=scope["path"], request_id=request_id)
+                await self._send(send, refusal, request_id)
                 return
             request = SlimRequest(
                 scope=scope, body=body, gateway=gateway, request_id=request_id, depth_max=self._depth_max
@@ -154,27 +160,24 @@ class SlimHandler:
 
     async def _response(self, request: SlimRequest) -> SlimResponse:
         """The operation's answer, or the error that it raised, as a response. Never raises."""
+        error: GatewayError
         try:
             view, kwargs = self._view(request)
             response = await view(request, **kwargs)
             if response.status_code == METHOD_NOT_ALLOWED:
                 allowed = response["Allow"].split(", ")
-                return _error_response(
-                    MethodNotAllowedError(f"{request.method} is not allowed here.", allowed=allowed)
-                )
+                raise MethodNotAllowedError(f"{request.method} is not allowed here.", allowed=allowed)  # noqa: TRY301 -- one renderer for all
             assert isinstance(response, SlimResponse), "every operation of /v1 answers on the slim path"
-        except GatewayError as error:
-            return _error_response(error)
+        except GatewayError as refusal:
+            error = refusal
         except Http404:
-            return _error_response(
-                NotFoundError(f"There is no {request.path}; the paths are in /v1/openapi.json.")
-            )
+            error = NotFoundError(f"There is no {request.path}; the paths are in /v1/openapi.json.")
         except Exception:
             logger.exception("request_crashed")
-            return _error_response(
-                InternalError("Something failed inside the gateway; its log has the request id.")
-            )
-        return response
+            error = InternalError("Something failed inside the gateway; its log has the request id.")
+        else:
+            return response
+        return _error_response(error, path=request.path, request_id=request.request_id)
 
     def _view(self, request: SlimRequest) -> tuple[View, dict[str, Any]]:
         view = self._operations.get((request.path, request.method)) or self._views.get(request.path)
@@ -196,7 +199,7 @@ class SlimHandler:
         else:
             await self._send_stream(send, response.outbox)
 
-    async def _send_stream(self, send: Send, outbox: Outbox) -> None:
+    async def _send_stream(self, send: Send, outbox: Outbox | TranslatedOutbox) -> None:
         """Send what comes; a caller that reads nothing for the write time-out is gone."""
         try:
             async for data in outbox.stream():
@@ -212,9 +215,14 @@ class SlimHandler:
             outbox.abandon()
 
 
-def _error_response(error: GatewayError) -> JsonResponse:
+def _error_response(error: GatewayError, *, path: str, request_id: str) -> JsonResponse:
     metrics.FAILURES.labels(error.code).inc()
-    return JsonResponse(error_body(error), status=error.http_status, headers=tuple(error.headers))
+    headers = tuple(error.headers)
+    if path.startswith(MESSAGES_PATH):
+        headers += anthropic_headers(headers, request_id, wall_clock())
+        body = error_document(error, request_id=request_id)
+        return JsonResponse(body, status=error_status(error), headers=headers)
+    return JsonResponse(error_body(error), status=error.http_status, headers=headers)
 
 
 def _too_large(limit_bytes: int) -> RequestTooLargeError:

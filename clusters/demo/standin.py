@@ -37,6 +37,7 @@ from clusters.demo.wire import (
     CompletionRequest,
     EmbeddingRequest,
     RequestError,
+    count_prompt,
     member,
     parse_object,
     parse_request,
@@ -45,6 +46,7 @@ from clusters.demo.wire import (
 
 VERSION = "0.11.0+standin"
 MODEL_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH})
+TOKENIZE_PATH = "/tokenize"
 # The KV cache holds this many tokens for each slot.
 KV_TOKENS_PER_SLOT = 4096
 
@@ -171,6 +173,11 @@ class Standin:
                 self._check_caller(exchange=exchange, body=body)
                 if entry is not None:
                     await self._complete(exchange=exchange, body=body, entry=entry)
+                elif exchange.path == TOKENIZE_PATH and self.settings.kind == "vllm":
+                    limit = self.settings.context_tokens_max
+                    await exchange.send_json(
+                        {"count": count_prompt(body), "max_model_len": limit, "tokens": []}
+                    )
                 else:
                     await self._show(exchange)
         except RequestError as err:

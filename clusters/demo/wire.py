@@ -135,6 +135,13 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return members
 
 
+def count_prompt(body: bytes) -> int:
+    """The tokens of vLLM's /tokenize: of a chat's messages, or of a prompt."""
+    members = parse_object(body)
+    prompts = chat_prompts(members) if "messages" in members else input_prompts(members, name="prompt")
+    return sum(prompt.tokens for prompt in prompts)
+
+
 def parse_completion(*, path: str, members: Mapping[str, Any]) -> CompletionRequest:
     is_chat = path == CHAT_PATH
     stream_options = member(members, "stream_options", dict, {})

@@ -23,6 +23,7 @@ from gateway.dialects.dialect import (
     unsupported,
 )
 from gateway.errors import InvalidRequestError
+from gateway.portable_chat import portable_chat
 
 MAKER = "Gemini"
 CHAT_MEMBERS = frozenset(
@@ -106,7 +107,8 @@ def generation(model: str) -> tuple[int, int]:
 
 def gemini_request(call: Call) -> dict[str, Any]:
     """The generateContent request. Raises UnsupportedError or InvalidRequestError where there is none."""
-    document = call.document
+    # Marks for caches and Anthropic's words for thinking mean nothing there; the effort does.
+    document = portable_chat(call.document) if call.request.is_translated else call.document
     if call.request.surface != "chat":
         raise unsupported("model", maker=MAKER, hint="it has chats and embeddings; use another model")
     members.check_members(document, translated=CHAT_MEMBERS, maker=MAKER)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from gateway.dialects.dialect import EVENT_STREAM, Call, ErrorParts, Translator, error_document, text_of
+from gateway.portable_chat import portable_chat, strict_chat
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -73,17 +74,22 @@ def limit_member(*, endpoint: str, surface: str) -> str:
 def openai_body(call: Call) -> bytes:
     """The body for this upstream; the client's own bytes where nothing has to change."""
     request, output_tokens_max = call.request, call.output_tokens_max
+    document, is_strict = request.document, False
+    if request.is_translated:
+        document = portable_chat(document)
+        is_strict = limit_member(endpoint=call.endpoint, surface=request.surface) != "max_tokens"
+        document = strict_chat(document) if is_strict else document
     changes: dict[str, Any] = {}
     if call.upstream_name != request.model:
         changes["model"] = call.upstream_name
     if request.is_stream and not request.wants_usage:
-        options = request.document.get("stream_options") or {}
+        options = document.get("stream_options") or {}
         changes["stream_options"] = {**options, "include_usage": True}
     if output_tokens_max is not None:
-        names = [name for name in ("max_completion_tokens", "max_tokens") if request.document.get(name)]
-        asked = {name: min(request.document[name], output_tokens_max) for name in names}
+        names = [name for name in ("max_completion_tokens", "max_tokens") if document.get(name)]
+        asked = {name: min(document[name], output_tokens_max) for name in names}
         limit_name = limit_member(endpoint=call.endpoint, surface=request.surface)
         changes.update(asked or {limit_name: output_tokens_max})
-    if not changes:
+    if not changes and not is_strict:
         return request.body
-    return orjson.dumps({**request.document, **changes})
+    return orjson.dumps({**document, **changes})

@@ -4,6 +4,7 @@ import pytest
 
 from tests.e2e.fleet import Fleet, Key
 from tests.fakes.gateway_server import Control, RunningGateway, new_databases
+from tests.fakes.llama_server import llama_starter
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +42,13 @@ def production_gateway(control, observer, tmp_path_factory):
     gateway.wait_until_ready()
     yield gateway
     assert gateway.close() == 0
+
+
+@pytest.fixture(scope="session")
+def llama_url(tmp_path_factory):
+    """Real llama.cpp over the tiny model, which says nothing sensible and calls no tools."""
+    with llama_starter(tmp_path_factory.mktemp("llama")) as start:
+        yield start().url
 
 
 @pytest.fixture
