@@ -7,6 +7,7 @@ import pytest
 
 from gateway.dialects.openai import OpenAIDialect, limit_member
 from gateway.providers import dialect_of
+from gateway.schemas import read_completion
 from tests.gateway.dialects.calls import call_of
 
 
@@ -120,3 +121,53 @@ def test_body_takes_the_limit_under_the_upstreams_name():
     body = OpenAIDialect().body(call)
 
     assert orjson.loads(body) == {**request.document, "max_completion_tokens": 9}
+
+
+TRANSLATED = {
+    "model": "llama",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "a", "cache_control": {}}]},
+        {"role": "assistant", "content": [], "reasoning_content": "b", "thinking_blocks": [{}]},
+        {"role": "user", "content": [{"type": "text", "text": "c"}]},
+    ],
+    "max_tokens": 20,
+    "thinking": {"type": "adaptive"},
+}
+
+
+def translated_call(**arguments):
+    request = read_completion(
+        surface="chat", document=TRANSLATED, body=b"portable", needs_priced=False, is_translated=True
+    )
+    return call_of(request=request, **{"upstream_name": "llama", **arguments})
+
+
+def test_translated_request_is_sent_in_its_portable_form():
+    portable = {
+        "model": "llama-8b",
+        "messages": [
+            {"role": "system", "content": "a"},
+            {"role": "assistant", "content": None, "reasoning_content": "b"},
+            {"role": "user", "content": "c"},
+        ],
+        "max_tokens": 9,
+    }
+
+    changed = OpenAIDialect().body(translated_call(upstream_name="llama-8b", output_tokens_max=9))
+
+    assert OpenAIDialect().body(translated_call()) == b"portable"
+    assert orjson.loads(changed) == portable
+
+
+def test_translated_request_is_sent_to_openai_as_it_wants_it():
+    body = OpenAIDialect().body(translated_call(endpoint="https://api.openai.com"))
+
+    assert orjson.loads(body) == {
+        "model": "llama",
+        "messages": [
+            {"role": "system", "content": "a"},
+            {"role": "assistant", "content": None},
+            {"role": "user", "content": "c"},
+        ],
+        "max_completion_tokens": 20,
+    }
