@@ -68,7 +68,7 @@ class TokenCounter:
         asked_count = 0
         for deployment in snapshot.fleet.routes[request.model].candidates:
             target = snapshot.targets[deployment.id]
-            if asked_count == ASKED_MAX or target.backend not in COUNTERS or deployment.state != "active":
+            if asked_count == ASKED_MAX or target.backend not in COUNTERS:
                 continue
             reason = exclusion_reason(
                 deployment,

@@ -28,7 +28,7 @@ class ChunkReader:
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are whole now; the rest waits for more."""
         whole, joint, rest = (self._rest + data).rpartition(b"\n\n")
-        self._rest = rest if joint else self._rest + data
+        self._rest = rest
         frames = (_frame(part) for part in whole.split(b"\n\n")) if joint else ()
         return [frame for frame in frames if frame is not None]
 

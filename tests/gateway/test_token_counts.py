@@ -16,6 +16,7 @@ from gateway.upstream import Upstreams
 from routing.types import Placement
 from tests.fakes.provider_server import Replay, run_provider
 from tests.gateway.snapshots import cluster_view, deployment_view, snapshot_of
+from tests.gateway.test_fleet import WAKING
 
 QUESTION = {"model": "llama", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 1}
 # Of the chat's 81 bytes.
@@ -121,6 +122,7 @@ async def test_two_clusters_are_asked_at_most(counter):
         {"backend": "openai", "kind": "provider", "billing": "metered"},
         {"state": "disabled"},
         {"state": "draining"},
+        {"temperature": "cold", "billing": "autoscaled", "waking": WAKING},
         {"region": "us-west-1"},
     ],
 )
