@@ -42,7 +42,11 @@ def test_window_holds_its_moment_and_touches_the_next(now, zone, window):
     assert len({before.key, span.key, following.key}) == 3
 
 
-@given(now=MOMENTS, zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"]))
+# Kathmandu had no midnight when it moved by a quarter of an hour: 1986-01-01 began at 00:15.
+@given(
+    now=MOMENTS.filter(lambda now: now.year > 1986),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"]),
+)
 def test_windows_begin_at_local_midnight(now, zone):
     local = {
         window: window_of(window=window, timezone=zone, now=now).starts_at.astimezone(ZoneInfo(zone))

@@ -29,7 +29,12 @@ def is_alive(pid):
         return False
     status = Path(f"/proc/{pid}/stat")
     # A zombie has ended; whoever adopted it has not looked yet.
-    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False  # it ended while it was looked at
+    except FileNotFoundError:
+        return not status.parent.parent.exists()  # no /proc to ask
 
 
 def wait_for(condition, timeout_s=10.0):
