@@ -11,17 +11,17 @@ from typing import Any
 import orjson
 
 from gateway.dialects import members
-from gateway.dialects.anthropic_answers import JSON_TOOL, AnthropicTranslator, openai_answer
+from gateway.dialects.anthropic_answers import AnthropicTranslator, openai_answer
+from gateway.dialects.chats import ANY_OBJECT, JSON_TOOL, JSON_TOOL_DESCRIPTION
 from gateway.dialects.dialect import (
     EVENT_STREAM,
     Call,
     ErrorParts,
     Translator,
-    error_document,
+    error_object,
     text_of,
     unsupported,
 )
-from gateway.errors import InvalidRequestError
 
 MAKER = "Anthropic"
 # The version whose older models still take temperature and top_p; a later one refuses them for every model.
@@ -80,8 +80,7 @@ class AnthropicDialect:
         )
 
     def error_parts(self, body: bytes) -> ErrorParts:
-        error = error_document(body).get("error")
-        error = error if isinstance(error, dict) else {}
+        error = error_object(body)
         return ErrorParts(message=text_of(error.get("message")), code=text_of(error.get("type")) or None)
 
 
@@ -99,7 +98,9 @@ def anthropic_request(call: Call) -> dict[str, Any]:
             "model", maker=MAKER, hint=f"it has no {call.request.surface}; use a model of another provider"
         )
     members.check_members(document, translated=TRANSLATED, maker=MAKER)
-    system, messages = _conversation(document["messages"])
+    system, messages = members.conversation(
+        document["messages"], system=_system_blocks, sides=SIDES, member="content", maker=MAKER
+    )
     tools = _tools(document)
     choice = _tool_choice(document) if tools else None
     output: dict[str, Any] = {}
@@ -180,34 +181,6 @@ def sampling(document: Mapping[str, Any], *, maker: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != 1 or name == "top_k"}
 
 
-def _conversation(given: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """System blocks, wherever they stood, and turns; messages of one role in a row become one turn."""
-    system: list[dict[str, Any]] = []
-    turns: list[dict[str, Any]] = []
-    for index, message in enumerate(given):
-        role, param = message["role"], f"messages[{index}]"
-        if role in members.SYSTEM_ROLES:
-            system += _system_blocks(message, param=param)
-            continue
-        if role == "assistant":
-            blocks, turn = _assistant_blocks(message, param=param), "assistant"
-        elif role == "user":
-            blocks, turn = _user_blocks(message.get("content"), param=f"{param}.content"), "user"
-        elif role == "tool":
-            blocks, turn = [_tool_result(message, param=param)], "user"
-        else:
-            raise unsupported(f"{param}.role", maker=MAKER, hint=f"`{role}` is unknown there")
-        if not blocks:
-            continue
-        if turns and turns[-1]["role"] == turn:
-            turns[-1]["content"] += blocks
-        else:
-            turns.append({"role": turn, "content": blocks})
-    if not turns:
-        raise InvalidRequestError("`messages` must have a message that says something.", param="messages")
-    return system, turns
-
-
 def _system_blocks(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
     parts = members.parts_of(message.get("content"), param=param)
     return _marked_last(
@@ -218,6 +191,10 @@ def _system_blocks(message: Mapping[str, Any], *, param: str) -> list[dict[str, 
         ],
         message,
     )
+
+
+def _user_turn(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
+    return _user_blocks(message.get("content"), param=f"{param}.content")
 
 
 def _user_blocks(content: object, *, param: str) -> list[dict[str, Any]]:
@@ -250,14 +227,21 @@ def _is_replayable(block: Mapping[str, Any]) -> bool:
     return bool(block.get("signature") if block.get("type") == "thinking" else block.get("data"))
 
 
-def _tool_result(message: Mapping[str, Any], *, param: str) -> dict[str, Any]:
+def _tool_result(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
     content = message.get("content")
     result = {
         "type": "tool_result",
         "tool_use_id": str(message.get("tool_call_id") or ""),
         "content": content if isinstance(content, str) else _user_blocks(content, param=f"{param}.content"),
     }
-    return {**result, **_mark(message)}
+    return [{**result, **_mark(message)}]
+
+
+SIDES: Mapping[str, tuple[str, members.BlockMaker]] = {
+    "assistant": ("assistant", _assistant_blocks),
+    "user": ("user", _user_turn),
+    "tool": ("user", _tool_result),
+}
 
 
 def _text(text: str, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,11 +306,10 @@ def _tool_choice(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _json_tool(named: Mapping[str, Any]) -> dict[str, Any]:
     """Models without structured output are made to call this one tool; its arguments are the answer."""
-    schema = named.get("schema") or {"type": "object", "additionalProperties": True}
     return {
         "name": JSON_TOOL,
-        "description": named.get("description") or "Give the answer as JSON by calling this tool.",
-        "input_schema": schema,
+        "description": named.get("description") or JSON_TOOL_DESCRIPTION,
+        "input_schema": named.get("schema") or ANY_OBJECT,
     }
 
 

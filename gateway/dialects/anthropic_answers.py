@@ -9,11 +9,18 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.chats import (
+    CallBlocks,
+    cached_usage,
+    chat_answer,
+    chat_choice,
+    finish_reason,
+    said_or_called,
+    tool_call,
+)
 from gateway.dialects.events import DONE, ChunkWriter, EventReader, decoded
 from gateway.errors import UpstreamInvalidError
 
-# The tool whose arguments are the answer, see gateway.dialects.anthropic.
-JSON_TOOL = "answer_in_json"
 SERVICE_TIERS = {"standard": "default"}
 FINISH_REASONS = {
     "end_turn": "stop",
@@ -34,13 +41,8 @@ def openai_answer(body: bytes, *, created_s: int) -> bytes:
         raise UpstreamInvalidError("The upstream answered something that is no message.")
     blocks = [block for block in blocks if isinstance(block, dict)]
     calls = [block for block in blocks if block.get("type") == "tool_use"]
-    is_json = any(call.get("name") == JSON_TOOL for call in calls)
     said = _joined(blocks, kind="text", member="text")
-    answer: dict[str, Any] = {"role": "assistant", "content": said or None, "refusal": None}
-    if is_json:
-        answer["content"] = orjson.dumps(calls[0].get("input")).decode()
-    elif calls:
-        answer["tool_calls"] = [_tool_call(call) for call in calls]
+    answer, is_json = said_or_called(said, calls, tool_calls=[_tool_call(call) for call in calls])
     if thought := _joined(blocks, kind="thinking", member="thinking"):
         answer["reasoning_content"] = thought
     if kept := [block for block in blocks if block.get("type") in {"thinking", "redacted_thinking"}]:
@@ -48,29 +50,16 @@ def openai_answer(body: bytes, *, created_s: int) -> bytes:
     stop_reason = message.get("stop_reason")
     if stop_reason == "refusal":
         answer["refusal"] = refusal_text(message.get("stop_details"))
-    choice = {
-        "index": 0,
-        "message": answer,
-        "logprobs": None,
-        "finish_reason": finish_reason(stop_reason, is_json=is_json),
-    }
+    reason = finish_reason(stop_reason, reasons=FINISH_REASONS, is_json=is_json)
     usage = message.get("usage")
-    return orjson.dumps(
-        {
-            "id": message.get("id"),
-            "object": "chat.completion",
-            "created": created_s,
-            "model": message.get("model"),
-            "choices": [choice],
-            "usage": openai_usage(usage),
-            **service_tier(usage),
-        }
+    return chat_answer(
+        answer_id=message.get("id"),
+        created_s=created_s,
+        model=message.get("model"),
+        choices=[chat_choice(answer, finish_reason=reason)],
+        usage=openai_usage(usage),
+        **service_tier(usage),
     )
-
-
-def finish_reason(stop_reason: object, *, is_json: bool) -> str:
-    """OpenAI's word; a call of the JSON tool is an answer that ended."""
-    return "stop" if is_json and stop_reason == "tool_use" else FINISH_REASONS.get(str(stop_reason), "stop")
 
 
 def refusal_text(details: object) -> str | None:
@@ -89,37 +78,27 @@ def openai_usage(usage: object) -> dict[str, Any] | None:
     """OpenAI's `usage`: its prompt tokens include what was read from and written to the cache."""
     if not isinstance(usage, Mapping):
         return None
-    fresh, output = usage.get("input_tokens"), usage.get("output_tokens")
-    if not isinstance(fresh, int) or not isinstance(output, int):
-        return None
-    read = usage.get("cache_read_input_tokens") or 0
-    written = usage.get("cache_creation_input_tokens") or 0
     writes, outputs = usage.get("cache_creation"), usage.get("output_tokens_details")
-    prompt = {"cached_tokens": read, "cache_creation_tokens": written}
-    if isinstance(writes, Mapping):
-        prompt["cache_creation_token_details"] = dict(writes)
-    document: dict[str, Any] = {
-        "prompt_tokens": fresh + read + written,
-        "completion_tokens": output,
-        "total_tokens": fresh + read + written + output,
-        "prompt_tokens_details": prompt,
-    }
-    if isinstance(outputs, Mapping) and isinstance(outputs.get("thinking_tokens"), int):
+    document = cached_usage(
+        fresh=usage.get("input_tokens"),
+        read=usage.get("cache_read_input_tokens") or 0,
+        written=usage.get("cache_creation_input_tokens") or 0,
+        output=usage.get("output_tokens"),
+        writes=writes if isinstance(writes, Mapping) else None,
+    )
+    if document and isinstance(outputs, Mapping) and isinstance(outputs.get("thinking_tokens"), int):
         document["completion_tokens_details"] = {"reasoning_tokens": outputs["thinking_tokens"]}
     return document
 
 
 class AnthropicTranslator:
-    """One stream's state: which blocks are tool calls, what was used, and why it ended."""
+    """One stream's state: its tool calls, what was used, and why it ended."""
 
     def __init__(self, *, created_s: int, model: str, line_bytes_max: int) -> None:
         self._reader = EventReader(line_bytes_max=line_bytes_max)
         self._writer = ChunkWriter(created_s=created_s, model=model)
         self._usage: dict[str, Any] = {}
-        # By block: the position of its tool call, -1 for the tool whose arguments are the answer.
-        self._calls: dict[int, int] = {}
-        self._silent: set[int] = set()  # tool calls whose arguments have not come
-        self._is_json = False
+        self._calls = CallBlocks(self._writer)
         self._is_finished = False
         self._is_done = False
         self._handlers: dict[str, Callable[[Mapping[str, Any]], bytes]] = {
@@ -161,15 +140,7 @@ class AnthropicTranslator:
             return self._writer.delta({"thinking_blocks": [dict(block)]})
         if kind != "tool_use":
             return b""
-        self._silent.add(index)
-        if block.get("name") == JSON_TOOL:
-            self._is_json = True
-            self._calls[index] = -1
-            return b""
-        self._calls[index] = sum(position >= 0 for position in self._calls.values())
-        call = {**_tool_call(block), "index": self._calls[index]}
-        call["function"]["arguments"] = ""
-        return self._writer.delta({"tool_calls": [call]})
+        return self._calls.begin(index, call_id=block.get("id"), name=block.get("name"))
 
     def _delta(self, event: Mapping[str, Any]) -> bytes:
         delta = _mapping(event, "delta")
@@ -182,22 +153,11 @@ class AnthropicTranslator:
             block = {"type": "thinking", "thinking": "", "signature": delta.get("signature")}
             return self._writer.delta({"thinking_blocks": [block]})
         if kind == "input_json_delta" and delta.get("partial_json"):
-            return self._arguments(_index(event), str(delta["partial_json"]))
+            return self._calls.add(_index(event), str(delta["partial_json"]))
         return b""
 
-    def _arguments(self, index: int, text: str) -> bytes:
-        if index not in self._calls:
-            return b""  # of a tool that Anthropic runs itself
-        self._silent.discard(index)
-        if self._calls[index] < 0:
-            return self._writer.delta({"content": text})
-        call = {"index": self._calls[index], "function": {"arguments": text}}
-        return self._writer.delta({"tool_calls": [call]})
-
     def _block_end(self, event: Mapping[str, Any]) -> bytes:
-        """A call without arguments is a call with none: clients parse them."""
-        index = _index(event)
-        return self._arguments(index, "{}") if index in self._silent else b""
+        return self._calls.end(_index(event))
 
     def _message_delta(self, event: Mapping[str, Any]) -> bytes:
         self._note_usage(event.get("usage"))
@@ -208,7 +168,8 @@ class AnthropicTranslator:
         self._is_finished = True
         text = refusal_text(delta.get("stop_details")) if stop_reason == "refusal" else None
         said = {"refusal": text} if text else {}
-        return self._writer.delta(said, finish_reason=finish_reason(stop_reason, is_json=self._is_json))
+        reason = finish_reason(stop_reason, reasons=FINISH_REASONS, is_json=self._calls.is_json)
+        return self._writer.delta(said, finish_reason=reason)
 
     def _error(self, event: Mapping[str, Any]) -> bytes:
         error = _mapping(event, "error")
@@ -238,8 +199,7 @@ def _joined(blocks: list[dict[str, Any]], *, kind: str, member: str) -> str:
 
 def _tool_call(block: Mapping[str, Any]) -> dict[str, Any]:
     arguments = orjson.dumps(block.get("input") or {}).decode()
-    function = {"name": block.get("name"), "arguments": arguments}
-    return {"id": block.get("id"), "type": "function", "function": function}
+    return tool_call(call_id=block.get("id"), name=block.get("name"), arguments=arguments)
 
 
 def _mapping(event: Mapping[str, Any], name: str) -> Mapping[str, Any]:

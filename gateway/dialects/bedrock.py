@@ -12,29 +12,19 @@ from urllib.parse import quote
 import orjson
 
 from gateway.dialects import members
-from gateway.dialects.anthropic import FORMAT_FROM, closed_schema, generation, sampling, thinking
-from gateway.dialects.anthropic_answers import JSON_TOOL
+from gateway.dialects.anthropic import (
+    FORMAT_FROM,
+    TRANSLATED,
+    closed_schema,
+    generation,
+    sampling,
+    thinking,
+)
 from gateway.dialects.bedrock_answers import BedrockTranslator, openai_answer
+from gateway.dialects.chats import ANY_OBJECT, JSON_TOOL, JSON_TOOL_DESCRIPTION
 from gateway.dialects.dialect import Call, ErrorParts, Translator, error_document, text_of, unsupported
-from gateway.errors import InvalidRequestError
 
 MAKER = "Bedrock"
-TRANSLATED = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "top_k",
-        "stop",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "response_format",
-        "reasoning_effort",
-        "thinking",
-        "service_tier",
-        "seed",
-    }
-)
 IMAGE_FORMATS = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
 DOCUMENT_FORMATS = {
     "application/pdf": "pdf",
@@ -86,7 +76,9 @@ def bedrock_request(call: Call) -> dict[str, Any]:
     if call.request.surface != "chat":
         raise unsupported("model", maker=MAKER, hint="only its chats are translated; use another model")
     members.check_members(document, translated=TRANSLATED, maker=MAKER)
-    system, messages = _conversation(document["messages"])
+    system, messages = members.conversation(
+        document["messages"], system=_text_blocks, sides=SIDES, member="content", maker=MAKER
+    )
     tools, output = _tool_config(document, messages=messages), None
     kind, named = members.response_schema(document, maker=MAKER)
     if kind == "json_schema" and not _is_claude_before(call, FORMAT_FROM):
@@ -118,34 +110,6 @@ def _is_claude_before(call: Call, version: tuple[int, int]) -> bool:
     return _is_claude(call) and generation(call.upstream_name) < version
 
 
-def _conversation(
-    given: Sequence[Mapping[str, Any]],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """System blocks, wherever they stood, and turns; messages of one role in a row become one turn."""
-    system: list[dict[str, Any]] = []
-    turns: list[dict[str, Any]] = []
-    for index, message in enumerate(given):
-        role, param = message["role"], f"messages[{index}]"
-        if role in members.SYSTEM_ROLES:
-            system += _text_blocks(message, param=param)
-            continue
-        if role == "assistant":
-            blocks, turn = _assistant_blocks(message, param=param), "assistant"
-        elif role == "user":
-            blocks, turn = _user_blocks(message.get("content"), param=f"{param}.content"), "user"
-        elif role == "tool":
-            blocks, turn = [_tool_result(message, param=param), *_cache_point(message)], "user"
-        else:
-            raise unsupported(f"{param}.role", maker=MAKER, hint=f"`{role}` is unknown there")
-        if turns and turns[-1]["role"] == turn:
-            turns[-1]["content"] += blocks
-        elif blocks:
-            turns.append({"role": turn, "content": blocks})
-    if not turns:
-        raise InvalidRequestError("`messages` must have a message that says something.", param="messages")
-    return system, turns
-
-
 def _text_blocks(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
     place = f"{param}.content"
     blocks: list[dict[str, Any]] = []
@@ -162,6 +126,10 @@ def _cache_point(source: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     ttl = mark.get("ttl") if isinstance(mark, Mapping) else None
     return [{"cachePoint": {"type": "default", **({"ttl": ttl} if ttl in {"5m", "1h"} else {})}}]
+
+
+def _user_turn(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
+    return _user_blocks(message.get("content"), param=f"{param}.content")
 
 
 def _user_blocks(content: object, *, param: str) -> list[dict[str, Any]]:
@@ -196,11 +164,19 @@ def _reasoning(block: Mapping[str, Any]) -> dict[str, Any]:
     return {"reasoningContent": {"reasoningText": {"text": block.get("thinking") or "", **signed}}}
 
 
-def _tool_result(message: Mapping[str, Any], *, param: str) -> dict[str, Any]:
+def _tool_result(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
     content = _user_blocks(message.get("content"), param=f"{param}.content") or [{"text": "(nothing)"}]
     # What is in a result is no place for a mark of the cache.
     content = [block for block in content if "cachePoint" not in block]
-    return {"toolResult": {"toolUseId": str(message.get("tool_call_id") or ""), "content": content}}
+    result = {"toolUseId": str(message.get("tool_call_id") or ""), "content": content}
+    return [{"toolResult": result}, *_cache_point(message)]
+
+
+SIDES: Mapping[str, tuple[str, members.BlockMaker]] = {
+    "assistant": ("assistant", _assistant_blocks),
+    "user": ("user", _user_turn),
+    "tool": ("user", _tool_result),
+}
 
 
 def _image(url: str, *, param: str) -> dict[str, Any]:
@@ -267,8 +243,8 @@ def _json_tool(named: Mapping[str, Any]) -> dict[str, Any]:
     """As for Anthropic's older models: one tool that must be called, whose arguments are the answer."""
     spec = {
         "name": JSON_TOOL,
-        "description": named.get("description") or "Give the answer as JSON by calling this tool.",
-        "inputSchema": {"json": named.get("schema") or {"type": "object", "additionalProperties": True}},
+        "description": named.get("description") or JSON_TOOL_DESCRIPTION,
+        "inputSchema": {"json": named.get("schema") or ANY_OBJECT},
     }
     return {"tools": [{"toolSpec": spec}], "toolChoice": {"tool": {"name": JSON_TOOL}}}
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import orjson
 
-from gateway.dialects.anthropic_answers import JSON_TOOL
+from gateway.dialects.chats import (
+    CallBlocks,
+    cached_usage,
+    chat_answer,
+    chat_choice,
+    finish_reason,
+    said_or_called,
+    tool_call,
+)
 from gateway.dialects.events import DONE, ChunkWriter, decoded
 from gateway.errors import UpstreamInvalidError
 
@@ -32,35 +40,17 @@ def openai_answer(body: bytes, *, answer_id: str, created_s: int, model: str) ->
     message = _mapping(_mapping(response, "output"), "message")
     blocks = [block for block in message.get("content") or [] if isinstance(block, dict)]
     calls = [block["toolUse"] for block in blocks if isinstance(block.get("toolUse"), dict)]
-    is_json = any(call.get("name") == JSON_TOOL for call in calls)
-    answer: dict[str, Any] = {"role": "assistant", "content": _text(blocks) or None, "refusal": None}
-    if is_json:
-        answer["content"] = orjson.dumps(calls[0].get("input")).decode()
-    elif calls:
-        answer["tool_calls"] = [_tool_call(call, arguments=call.get("input") or {}) for call in calls]
+    answer, is_json = said_or_called(_text(blocks), calls, tool_calls=[_tool_call(call) for call in calls])
     answer.update(_reasoning(blocks))
-    choice = {
-        "index": 0,
-        "message": answer,
-        "logprobs": None,
-        "finish_reason": finish_reason(response.get("stopReason"), is_json=is_json),
-    }
-    return orjson.dumps(
-        {
-            "id": answer_id,
-            "object": "chat.completion",
-            "created": created_s,
-            "model": model,
-            "choices": [choice],
-            "usage": openai_usage(response.get("usage")),
-            **service_tier(response),
-        }
+    reason = finish_reason(response.get("stopReason"), reasons=FINISH_REASONS, is_json=is_json)
+    return chat_answer(
+        answer_id=answer_id,
+        created_s=created_s,
+        model=model,
+        choices=[chat_choice(answer, finish_reason=reason)],
+        usage=openai_usage(response.get("usage")),
+        **service_tier(response),
     )
-
-
-def finish_reason(stop_reason: object, *, is_json: bool) -> str:
-    """OpenAI's word; a call of the JSON tool is an answer that ended."""
-    return "stop" if is_json and stop_reason == "tool_use" else FINISH_REASONS.get(str(stop_reason), "stop")
 
 
 def service_tier(response: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,28 +64,21 @@ def openai_usage(usage: object) -> dict[str, Any] | None:
     """OpenAI's `usage`: its prompt tokens include what was read from and written to the cache."""
     if not isinstance(usage, Mapping):
         return None
-    fresh, output = usage.get("inputTokens"), usage.get("outputTokens")
-    if not isinstance(fresh, int) or not isinstance(output, int):
-        return None
-    read, written = usage.get("cacheReadInputTokens") or 0, usage.get("cacheWriteInputTokens") or 0
     details = [row for row in usage.get("cacheDetails") or [] if isinstance(row, Mapping)]
     writes = {
         CACHE_TTLS[row["ttl"]]: row.get("inputTokens") for row in details if row.get("ttl") in CACHE_TTLS
     }
-    prompt: dict[str, Any] = {"cached_tokens": read, "cache_creation_tokens": written}
-    if writes:
-        prompt["cache_creation_token_details"] = writes
-    total = fresh + read + written
-    return {
-        "prompt_tokens": total,
-        "completion_tokens": output,
-        "total_tokens": total + output,
-        "prompt_tokens_details": prompt,
-    }
+    return cached_usage(
+        fresh=usage.get("inputTokens"),
+        read=usage.get("cacheReadInputTokens") or 0,
+        written=usage.get("cacheWriteInputTokens") or 0,
+        output=usage.get("outputTokens"),
+        writes=writes or None,
+    )
 
 
 class BedrockTranslator:
-    """One stream's state: which blocks are tool calls, and how far the message has come."""
+    """One stream's state: its tool calls, and how far the message has come."""
 
     def __init__(self, *, answer_id: str, created_s: int, model: str) -> None:
         from botocore.eventstream import EventStreamBuffer  # noqa: PLC0415 -- optional: of Bedrock alone
@@ -103,9 +86,7 @@ class BedrockTranslator:
         self._buffer = EventStreamBuffer()
         self._writer = ChunkWriter(created_s=created_s, model=model)
         self._writer.id = answer_id
-        # By block: the position of its tool call, -1 for the tool whose arguments are the answer.
-        self._calls: dict[int, int] = {}
-        self._silent: set[int] = set()  # tool calls whose arguments have not come
+        self._calls = CallBlocks(self._writer)
         self._is_finished = False
         self._is_done = False
         self._handlers: dict[str, Callable[[Mapping[str, Any]], bytes]] = {
@@ -145,17 +126,10 @@ class BedrockTranslator:
         return self._writer.error(message=str(message or "it did not say why"), code=code)
 
     def _start(self, event: Mapping[str, Any]) -> bytes:
-        index, start = _index(event), _mapping(event, "start")
-        called = start.get("toolUse")
+        called = _mapping(event, "start").get("toolUse")
         if not isinstance(called, Mapping):
             return b""
-        self._silent.add(index)
-        if called.get("name") == JSON_TOOL:
-            self._calls[index] = -1
-            return b""
-        self._calls[index] = sum(position >= 0 for position in self._calls.values())
-        call = {**_tool_call(called, arguments=None), "index": self._calls[index]}
-        return self._writer.delta({"tool_calls": [call]})
+        return self._calls.begin(_index(event), call_id=called.get("toolUseId"), name=called.get("name"))
 
     def _delta(self, event: Mapping[str, Any]) -> bytes:
         delta = _mapping(event, "delta")
@@ -163,7 +137,7 @@ class BedrockTranslator:
             return self._writer.delta({"content": delta["text"]})
         if isinstance(delta.get("toolUse"), Mapping):
             text = delta["toolUse"].get("input")
-            return self._arguments(_index(event), text) if isinstance(text, str) and text else b""
+            return self._calls.add(_index(event), text) if isinstance(text, str) and text else b""
         if isinstance(delta.get("reasoningContent"), Mapping):
             return self._reasoning(delta["reasoningContent"])
         return b""
@@ -177,23 +151,13 @@ class BedrockTranslator:
             block = {"type": "redacted_thinking", "data": reasoning.get("redactedContent")}
         return self._writer.delta({"thinking_blocks": [block]})
 
-    def _arguments(self, index: int, text: str) -> bytes:
-        if index not in self._calls:
-            return b""  # of a tool that AWS runs itself
-        self._silent.discard(index)
-        if self._calls[index] < 0:
-            return self._writer.delta({"content": text})
-        call = {"index": self._calls[index], "function": {"arguments": text}}
-        return self._writer.delta({"tool_calls": [call]})
-
     def _block_end(self, event: Mapping[str, Any]) -> bytes:
-        """A call without arguments is a call with none: clients parse them."""
-        index = _index(event)
-        return self._arguments(index, "{}") if index in self._silent else b""
+        return self._calls.end(_index(event))
 
     def _stop(self, event: Mapping[str, Any]) -> bytes:
         self._is_finished = True
-        reason = finish_reason(event.get("stopReason"), is_json=-1 in self._calls.values())
+        stop_reason = event.get("stopReason")
+        reason = finish_reason(stop_reason, reasons=FINISH_REASONS, is_json=self._calls.is_json)
         return self._writer.delta({}, finish_reason=reason)
 
     def _metadata(self, event: Mapping[str, Any]) -> bytes:
@@ -233,11 +197,9 @@ def _reasoning(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-def _tool_call(called: Mapping[str, Any], *, arguments: object) -> dict[str, Any]:
-    """`arguments` None: they are to follow."""
-    text = "" if arguments is None else orjson.dumps(arguments).decode()
-    function = {"name": called.get("name"), "arguments": text}
-    return {"id": called.get("toolUseId"), "type": "function", "function": function}
+def _tool_call(called: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = orjson.dumps(called.get("input") or {}).decode()
+    return tool_call(call_id=called.get("toolUseId"), name=called.get("name"), arguments=arguments)
 
 
 def _mapping(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -104,6 +104,12 @@ def error_document(body: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def error_object(body: bytes) -> dict[str, Any]:
+    """The member `error` of an error's object, empty where that is none."""
+    error = error_document(body).get("error")
+    return error if isinstance(error, dict) else {}
+
+
 def text_of(value: object) -> str:
     """A text cut to the size that callers are shown; empty for anything else."""
     return value[:ERROR_TEXT_CHARACTERS_MAX] if isinstance(value, str) else ""

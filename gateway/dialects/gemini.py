@@ -18,7 +18,7 @@ from gateway.dialects.dialect import (
     Call,
     ErrorParts,
     Translator,
-    error_document,
+    error_object,
     text_of,
     unsupported,
 )
@@ -86,8 +86,7 @@ class GeminiDialect:
         )
 
     def error_parts(self, body: bytes) -> ErrorParts:
-        error = error_document(body).get("error")
-        error = error if isinstance(error, dict) else {}
+        error = error_object(body)
         details = [each for each in error.get("details") or [] if isinstance(each, dict)]
         delays = [str(each.get("retryDelay") or "") for each in details]
         waits = [float(delay[:-1]) for delay in delays if re.fullmatch(r"\d{1,6}(\.\d{1,9})?s", delay)]
@@ -152,29 +151,13 @@ class _Conversation:
         self._names: dict[str, str] = {}
 
     def read(self, given: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """System parts, wherever they stood, and contents; messages of one role in a row become one."""
-        system: list[dict[str, Any]] = []
-        contents: list[dict[str, Any]] = []
-        for index, message in enumerate(given):
-            role, param = message["role"], f"messages[{index}]"
-            if role in members.SYSTEM_ROLES:
-                system += _text_parts(message, param=param)
-                continue
-            if role == "assistant":
-                turn, parts = "model", self._model_parts(message, param=param)
-            elif role == "user":
-                turn, parts = "user", _user_parts(message.get("content"), param=f"{param}.content")
-            elif role == "tool":
-                turn, parts = "user", [self._function_response(message, param=param)]
-            else:
-                raise unsupported(f"{param}.role", maker=MAKER, hint=f"`{role}` is unknown there")
-            if contents and contents[-1]["role"] == turn:
-                contents[-1]["parts"] += parts
-            elif parts:
-                contents.append({"role": turn, "parts": parts})
-        if not contents:
-            raise InvalidRequestError("`messages` must have a message that says something.", param="messages")
-        return system, contents
+        """System parts and contents."""
+        sides: Mapping[str, tuple[str, members.BlockMaker]] = {
+            "assistant": ("model", self._model_parts),
+            "user": ("user", _user_parts),
+            "tool": ("user", self._function_response),
+        }
+        return members.conversation(given, system=_text_parts, sides=sides, member="parts", maker=MAKER)
 
     def _model_parts(self, message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
         parts = _text_parts(message, param=param)
@@ -190,14 +173,14 @@ class _Conversation:
             is_first = False
         return parts
 
-    def _function_response(self, message: Mapping[str, Any], *, param: str) -> dict[str, Any]:
+    def _function_response(self, message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
         call_id = str(message.get("tool_call_id") or "")
         name = self._names.get(call_id) or message.get("name")
         if not isinstance(name, str):
             raise InvalidRequestError("No tool call has this `tool_call_id`.", param=f"{param}.tool_call_id")
         text = "".join(part["text"] for part in _text_parts(message, param=param))
         response = {"name": name, "response": _as_object(text), **({"id": call_id} if call_id else {})}
-        return {"functionResponse": response}
+        return [{"functionResponse": response}]
 
 
 def _as_object(text: str) -> dict[str, Any]:
@@ -216,10 +199,11 @@ def _text_parts(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any
     return [{"text": text} for text in texts if text]
 
 
-def _user_parts(content: object, *, param: str) -> list[dict[str, Any]]:
+def _user_parts(message: Mapping[str, Any], *, param: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
-    for index, part in enumerate(members.parts_of(content, param=param)):
-        place = f"{param}[{index}]"
+    content = f"{param}.content"
+    for index, part in enumerate(members.parts_of(message.get("content"), param=content)):
+        place = f"{content}[{index}]"
         kind = part.get("type")
         if kind == "image_url":
             parts.append(_medium(members.image_url(part, param=place), param=place))

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.chats import chat_answer, chat_choice, tool_call
 from gateway.dialects.events import DONE, ChunkWriter, EventReader, decoded
 from gateway.errors import UpstreamInvalidError
 
@@ -38,23 +39,14 @@ def openai_answer(body: bytes, *, created_s: int, model: str) -> bytes:
     for position, candidate in enumerate(candidates):
         said = _said(candidate, answer_id=answer_id, first_call=0)
         message = {"role": "assistant", "content": said.pop("content", None), "refusal": None, **said}
-        choices.append(
-            {
-                "index": candidate.get("index", position),
-                "message": message,
-                "logprobs": None,
-                "finish_reason": finish_reason(candidate, has_calls="tool_calls" in said) or "stop",
-            }
-        )
-    return orjson.dumps(
-        {
-            "id": answer_id,
-            "object": "chat.completion",
-            "created": created_s,
-            "model": response.get("modelVersion") or model,
-            "choices": choices,
-            "usage": openai_usage(response.get("usageMetadata")),
-        }
+        reason = finish_reason(candidate, has_calls="tool_calls" in said) or "stop"
+        choices.append(chat_choice(message, finish_reason=reason, index=candidate.get("index", position)))
+    return chat_answer(
+        answer_id=answer_id,
+        created_s=created_s,
+        model=response.get("modelVersion") or model,
+        choices=choices,
+        usage=openai_usage(response.get("usageMetadata")),
     )
 
 
@@ -214,8 +206,8 @@ def _said(candidate: Mapping[str, Any], *, answer_id: str, first_call: int) -> d
 
 def _tool_call(part: Mapping[str, Any], *, fallback_id: str) -> dict[str, Any]:
     called = part["functionCall"]
-    function = {"name": called.get("name"), "arguments": orjson.dumps(called.get("args") or {}).decode()}
-    call = {"id": called.get("id") or fallback_id, "type": "function", "function": function}
+    arguments = orjson.dumps(called.get("args") or {}).decode()
+    call = tool_call(call_id=called.get("id") or fallback_id, name=called.get("name"), arguments=arguments)
     signature = part.get("thoughtSignature")
     if signature:
         call["extra_content"] = {"google": {"thought_signature": signature}}

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -45,6 +45,13 @@ DEFAULTS: Mapping[str, Collection[object]] = {
 }
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.=+-]+)*;base64,(.*)", re.DOTALL)
 SYSTEM_ROLES = frozenset({"system", "developer"})
+Blocks = list[dict[str, Any]]
+
+
+class BlockMaker(Protocol):
+    """Writes one message of OpenAI's as a maker's blocks; `param` is its place in the request."""
+
+    def __call__(self, message: Mapping[str, Any], *, param: str) -> Blocks: ...
 
 
 def check_members(document: Mapping[str, Any], *, translated: Collection[str], maker: str) -> None:
@@ -54,6 +61,43 @@ def check_members(document: Mapping[str, Any], *, translated: Collection[str], m
             continue
         if name not in DEFAULTS or value not in DEFAULTS[name]:
             raise unsupported(name, maker=maker)
+
+
+def conversation(
+    given: Sequence[Mapping[str, Any]],
+    *,
+    system: BlockMaker,
+    sides: Mapping[str, tuple[str, BlockMaker]],
+    member: str,
+    maker: str,
+) -> tuple[Blocks, Blocks]:
+    """System blocks, wherever they stood, and turns; messages of one side in a row become one turn.
+
+    Args:
+        given: the messages.
+        system: for those of SYSTEM_ROLES.
+        sides: by each other role, the maker's word for its side, and what writes its messages.
+        member: where a turn has its blocks.
+        maker: whose words these are, for refusals.
+    """
+    systems: Blocks = []
+    turns: Blocks = []
+    for index, message in enumerate(given):
+        role, param = message["role"], f"messages[{index}]"
+        if role in SYSTEM_ROLES:
+            systems += system(message, param=param)
+            continue
+        if role not in sides:
+            raise unsupported(f"{param}.role", maker=maker, hint=f"`{role}` is unknown there")
+        side, make = sides[role]
+        blocks = make(message, param=param)
+        if turns and turns[-1]["role"] == side:
+            turns[-1][member] += blocks
+        elif blocks:
+            turns.append({"role": side, member: blocks})
+    if not turns:
+        raise InvalidRequestError("`messages` must have a message that says something.", param="messages")
+    return systems, turns
 
 
 def parts_of(content: object, *, param: str) -> Iterator[Mapping[str, Any]]:
