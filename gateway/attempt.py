@@ -14,7 +14,6 @@ from gateway.errors import (
     UpstreamError,
     UpstreamInvalidError,
     UpstreamRefusedError,
-    UpstreamTooLargeError,
 )
 from gateway.fleet import Target
 from gateway.metering import (
@@ -28,7 +27,7 @@ from gateway.outbox import Headers, Outbox, Reply
 from gateway.patience import Patience
 from gateway.refusal_kinds import FILTERED, is_filtered_whole
 from gateway.streaming import StreamRelay
-from gateway.upstream import UpstreamFailure, UpstreamResponse
+from gateway.upstream import UpstreamFailure, UpstreamResponse, failed_answer, read_body
 from routing.types import Candidate, Usage
 
 CHECKPOINT_INTERVAL_S = 0.9
@@ -139,20 +138,13 @@ class Reader:
 
     async def read_plain(self, attempt: Attempt, response: UpstreamResponse) -> bytes:
         """The whole body of a plain answer, checked to be one; its usage is noted on the attempt."""
-        parts: list[bytes] = []
-        size = 0
-        async for chunk in response.chunks:
-            size += len(chunk)
-            if size > self.response_bytes_max:
-                raise _failure(UpstreamTooLargeError("The upstream's answer is larger than is allowed."))
-            parts.append(chunk)
-        body = b"".join(parts)
+        body = await read_body(response, bytes_max=self.response_bytes_max)
         try:
             answer = _answer_decoder.decode(body)
         except msgspec.DecodeError as error:
-            raise _failure(UpstreamInvalidError("The upstream's answer is not JSON.")) from error
+            raise failed_answer(UpstreamInvalidError("The upstream's answer is not JSON.")) from error
         if answer.error or not answer.object:
-            raise _failure(UpstreamError("The upstream answered 200 with an error inside."))
+            raise failed_answer(UpstreamError("The upstream answered 200 with an error inside."))
         attempt.ttft_s = self._clock() - attempt.started_s
         attempt.reported_usage = answer.usage
         attempt.reported_service_tier = answer.service_tier
@@ -179,7 +171,7 @@ class Reader:
         finish_reason was cut, and is such a fault.
         """
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise _failure(UpstreamInvalidError("The upstream answered a stream with something else."))
+            raise failed_answer(UpstreamInvalidError("The upstream answered a stream with something else."))
         relay = StreamRelay(
             wants_usage=attempt.request.wants_usage,
             choice_count=attempt.request.profile.choice_count,
@@ -206,10 +198,10 @@ class Reader:
                 await self._pass_on(data, attempt, outbox, patience, headers)
         except UpstreamError as error:
             self._note(attempt, relay)
-            raise (error if outbox.is_started else _failure(error)) from error
+            raise (error if outbox.is_started else failed_answer(error)) from error
         if not relay.is_complete:
             cut = UpstreamInvalidError("The upstream ended its stream before the answer was complete.")
-            raise cut if outbox.is_started else _failure(cut)
+            raise cut if outbox.is_started else failed_answer(cut)
 
     async def _pass_on(
         self, data: bytes, attempt: Attempt, outbox: Outbox, patience: Patience, headers: Headers
@@ -253,8 +245,3 @@ def _filtered() -> UpstreamFailure:
     return UpstreamFailure(
         error, is_sent=True, is_counted=False, is_retryable=False, refusal=FILTERED, is_billed=True
     )
-
-
-def _failure(error: UpstreamError) -> UpstreamFailure:
-    """A fault of an answer that nobody has seen yet: another cluster may do better."""
-    return UpstreamFailure(error, is_sent=True)

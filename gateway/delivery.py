@@ -156,8 +156,8 @@ class Delivery:
             upstream_name=attempt.target.upstream_name,
             output_tokens_max=bound.tokens_max if bound.is_injected else None,
             output_tokens_bound=bound.tokens_max,
-            answer_id=f"chatcmpl-{attempt.hold.attempt_id.hex}",
-            created_s=int(self.wall_clock().timestamp()),
+            attempt_id=attempt.hold.attempt_id,
+            created_at=self.wall_clock(),
         )
 
     def _patience(self, attempt: Attempt) -> Patience:

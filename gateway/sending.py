@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from msgspec import Struct
+
 from clusters.signing import Key
 from gateway.errors import OverloadedError, UpstreamAuthError
 from gateway.fleet import Target
@@ -10,8 +12,7 @@ from gateway.keyring import Keyring
 from gateway.upstream import UpstreamFailure, UpstreamResponse, Upstreams
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """What is sent, whatever the key. `tokens` are those of the prompt, roughly."""
 
     path: str

@@ -12,7 +12,7 @@ from gateway.completion import CompletionRequest
 from gateway.errors import UpstreamInvalidError
 from gateway.fleet import FleetSnapshot, Target
 from gateway.portable_chat import portable_chat
-from gateway.upstream import UpstreamFailure, Upstreams
+from gateway.upstream import UpstreamFailure, Upstreams, read_body
 from routing.eligibility import exclusion_reason
 from routing.learning import NOTHING_LEARNT
 
@@ -106,18 +106,12 @@ class TokenCounter:
             request_id=request_id,
             attempt_id=request_id,
         )
-        parts: list[bytes] = []
-        size = 0
         try:
-            async for chunk in response.chunks:
-                size += len(chunk)
-                if size > ANSWER_BYTES_MAX:
-                    raise UpstreamInvalidError("The answer is larger than is allowed.")
-                parts.append(chunk)
+            body = await read_body(response, bytes_max=ANSWER_BYTES_MAX)
         finally:
             await response.aclose()
         try:
-            answer = orjson.loads(b"".join(parts))
+            answer = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise UpstreamInvalidError("The answer is not JSON.") from error
         return answer if isinstance(answer, dict) else {}

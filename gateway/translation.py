@@ -1,11 +1,12 @@
 """Puts a maker's dialect between the socket and the reader: an answer that comes out of here is OpenAI's."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.dialects.dialect import EVENT_STREAM, Call, Dialect
-from gateway.errors import InvalidRequestError, UpstreamError, UpstreamTooLargeError
-from gateway.upstream import UpstreamFailure, UpstreamResponse
+from gateway.errors import InvalidRequestError, UpstreamError
+from gateway.upstream import UpstreamFailure, UpstreamResponse, failed_answer, read_body
 
 EVENT_STREAM_HEADERS = {"content-type": EVENT_STREAM}
 
@@ -38,17 +39,11 @@ def translated(
 async def _plain(
     response: UpstreamResponse, dialect: Dialect, call: Call, *, bytes_max: int
 ) -> AsyncIterator[bytes]:
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in response.chunks:
-        size += len(chunk)
-        if size > bytes_max:
-            raise _fault(UpstreamTooLargeError("The upstream's answer is larger than is allowed."))
-        parts.append(chunk)
+    body = await read_body(response, bytes_max=bytes_max)
     try:
-        yield dialect.answer(b"".join(parts), call)
+        yield dialect.answer(body, call)
     except UpstreamError as error:
-        raise _fault(error) from error
+        raise failed_answer(error) from error
 
 
 async def _stream(
@@ -59,7 +54,3 @@ async def _stream(
     async for chunk in response.chunks:
         yield translator.feed(chunk)
     yield translator.finish()
-
-
-def _fault(error: UpstreamError) -> UpstreamFailure:
-    return UpstreamFailure(error, is_sent=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx
+from msgspec import Struct
 
 from clusters.endpoint import EndpointError, check_address
 from clusters.signing import ResumingContext, ssl_context
@@ -24,6 +25,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamInvalidError,
     UpstreamRefusedError,
+    UpstreamTooLargeError,
     UpstreamUnreachableError,
 )
 from gateway.fleet import Target
@@ -69,8 +71,12 @@ class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; wha
         self.is_billed = is_billed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamResponse:
+def failed_answer(error: GatewayError) -> UpstreamFailure:
+    """A fault of an answer that nobody has seen yet: another cluster may do better."""
+    return UpstreamFailure(error, is_sent=True)
+
+
+class UpstreamResponse(Struct, frozen=True, kw_only=True):
     """An answer whose status is 200, its body not read yet. `aclose` gives the connection back.
 
     The names of the headers are in lower case; of one that came twice the latter stands.
@@ -82,6 +88,18 @@ class UpstreamResponse:
 
     async def aclose(self) -> None:
         await self.answer.aclose()
+
+
+async def read_body(response: UpstreamResponse, *, bytes_max: int) -> bytes:
+    """The whole body. Raises UpstreamFailure where it breaks off, or is larger than is allowed."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in response.chunks:
+        size += len(chunk)
+        if size > bytes_max:
+            raise failed_answer(UpstreamTooLargeError("The upstream's answer is larger than is allowed."))
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

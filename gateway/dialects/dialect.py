@@ -7,9 +7,12 @@ OpenAI's bytes, and `error_parts` reads a refusal.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
+from uuid import UUID
 
 import orjson
+from msgspec import Struct
 
 from gateway.completion import CompletionRequest
 from gateway.errors import UnsupportedError
@@ -17,8 +20,7 @@ from gateway.errors import UnsupportedError
 ERROR_TEXT_CHARACTERS_MAX = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """A request on its way to one deployment. Token counts are of one choice."""
 
     request: CompletionRequest
@@ -28,8 +30,18 @@ class Call:
     output_tokens_max: int | None
     # The most that one choice may have, for makers that want a limit in each request.
     output_tokens_bound: int
-    answer_id: str  # of answers whose maker gives them none
-    created_s: int  # since the epoch; OpenAI's answers carry it, others' do not
+    attempt_id: UUID
+    created_at: datetime
+
+    @property
+    def answer_id(self) -> str:
+        """Of answers whose maker gives them none."""
+        return f"chatcmpl-{self.attempt_id.hex}"
+
+    @property
+    def created_s(self) -> int:
+        """Since the epoch; OpenAI's answers carry it, others' do not."""
+        return int(self.created_at.timestamp())
 
     @property
     def document(self) -> Mapping[str, Any]:

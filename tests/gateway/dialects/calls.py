@@ -1,5 +1,8 @@
 """Calls for the tests of dialects."""
 
+from datetime import UTC, datetime
+from uuid import UUID
+
 import orjson
 
 from gateway.completion import CompletionRequest
@@ -37,8 +40,8 @@ def call_of(
         upstream_name=upstream_name,
         output_tokens_max=output_tokens_max,
         output_tokens_bound=output_tokens_bound or output_tokens_max or asked or 200_000,
-        answer_id="chatcmpl-1",
-        created_s=CREATED_S,
+        attempt_id=UUID(int=1),
+        created_at=datetime.fromtimestamp(CREATED_S, UTC),
     )
 
 
