@@ -31,7 +31,7 @@ from clusters.signing import (
     build_tls_identity,
 )
 from clusters.temperature import expected_warm_up_s
-from clusters.vault import VaultError, decrypt
+from clusters.vault import VaultError, opened
 from routing.types import ASLEEP, COLD, WAKING
 
 # Providers that take their API key in a header of their own instead of Authorization.
@@ -115,6 +115,21 @@ class ClusterView:
     temperature: str = ""  # cold, waking or warm; empty: not autoscaled, or not known
     waking: WakingView | None = None  # None: not autoscaled
     keys: tuple[Key, ...] = ()  # of a provider: all are in use, the newest first
+
+    def as_unknown(self) -> "ClusterView":
+        """As it is known once its latest probe is too old to say anything.
+
+        One that is to be probed at once, since something of it was changed, sleeps on meanwhile.
+        """
+        temperature = self.temperature if self.health_checked_at is None and self.is_asleep else ""
+        return replace(
+            self,
+            health="unknown",
+            queue_depth=None,
+            running_count=None,
+            latency_ms=None,
+            temperature=temperature,
+        )
 
     @property
     def is_usable(self) -> bool:
@@ -325,9 +340,9 @@ def _identity(
 ) -> tuple[Signer, TlsIdentity | None, tuple[Key, ...], str]:
     """Signer, TLS identity, a provider's keys and why there are none; fails closed: no secret, no signer."""
     try:
-        opened = [(secret.purpose, secret.label or str(secret.id), _plaintext(secret)) for secret in secrets]
-        signer = _signer(cluster, opened)
-        tls = build_tls_identity(auth_type=cluster.auth_type, secrets=opened)
+        known = [opened(secret) for secret in secrets]
+        signer = _signer(cluster, known)
+        tls = build_tls_identity(auth_type=cluster.auth_type, secrets=known)
     except (VaultError, SigningError) as error:
         return NoneSigner(), None, (), str(error)
     keys: tuple[Key, ...] = ()
@@ -340,20 +355,16 @@ def _identity(
                 rpm_max=secret.rpm_max,
                 tpm_max=secret.tpm_max,
             )
-            for secret, each in zip(secrets, opened, strict=True)
+            for secret, each in zip(secrets, known, strict=True)
             if secret.purpose == cluster.auth_type
         )
     return signer, tls, keys, ""
 
 
-def _plaintext(secret: ClusterSecret) -> str:
-    return decrypt(ciphertext=bytes(secret.ciphertext), key_id=secret.encryption_key_id, record_id=secret.id)
-
-
-def _signer(cluster: Cluster, opened: Sequence[tuple[str, str, str]]) -> Signer:
+def _signer(cluster: Cluster, secrets: Sequence[tuple[str, str, str]]) -> Signer:
     header = TOKEN_HEADERS.get(cluster.backend, "authorization")
     return build_signer(
-        auth_type=cluster.auth_type, secrets=opened, token_header=header, region=cluster.region
+        auth_type=cluster.auth_type, secrets=secrets, token_header=header, region=cluster.region
     )
 
 

@@ -23,6 +23,11 @@ def expected_warm_up_s(cluster: Cluster, waking: Waking | None) -> float:
     )
 
 
+def is_awaited(waking: Waking | None, *, now: datetime) -> bool:
+    """Whether a replica was asked for and is still waited for."""
+    return waking is not None and waking.awaited_until is not None and now < waking.awaited_until
+
+
 def follow_probe(*, cluster: Cluster, observation: Observation, now: datetime) -> None:
     """Set the temperature after a probe, whose health was folded in already; the caller saves the cluster.
 
@@ -40,7 +45,7 @@ def follow_probe(*, cluster: Cluster, observation: Observation, now: datetime) -
         observation=observation,
         has_hook=bool(cluster.wake_url),
         replica_count=cluster.replica_count,
-        is_awaited=waking is not None and waking.awaited_until is not None and now < waking.awaited_until,
+        is_awaited=is_awaited(waking, now=now),
     )
     if waking is None or before == cluster.temperature or before != Cluster.Temperature.WAKING:
         return
@@ -54,8 +59,7 @@ def follow_replicas(*, cluster: Cluster, before_count: int, now: datetime) -> No
     """Set the temperature after somebody said how many replicas run; as `follow_probe`."""
     temperature = Cluster.Temperature
     waking = Waking.objects.filter(cluster_id=cluster.id).first()
-    is_awaited = waking is not None and waking.awaited_until is not None and now < waking.awaited_until
-    if cluster.replica_count == 0 and not is_awaited:
+    if cluster.replica_count == 0 and not is_awaited(waking, now=now):
         cluster.temperature = temperature.COLD
     elif cluster.replica_count and not before_count and cluster.temperature in {"", temperature.COLD}:
         await_replica(cluster=cluster, waking=waking, now=now)

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -54,6 +55,29 @@ def decrypt(*, ciphertext: bytes, key_id: str, record_id: UUID) -> str:
             f"secret {record_id} was not sealed for this row by key {key_id}: store it anew"
         ) from error
     return plaintext.decode()
+
+
+class SealedSecret(Protocol):
+    """A row of the secrets."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def purpose(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def ciphertext(self) -> bytes | memoryview: ...
+    @property
+    def encryption_key_id(self) -> str: ...
+
+
+def opened(secret: SealedSecret) -> tuple[str, str, str]:
+    """Purpose, label or id, and plaintext, as clusters.signing takes them; raises `VaultError`."""
+    plaintext = decrypt(
+        ciphertext=bytes(secret.ciphertext), key_id=secret.encryption_key_id, record_id=secret.id
+    )
+    return secret.purpose, secret.label or str(secret.id), plaintext
 
 
 def reencrypt(*, ciphertext: bytes, key_id: str, record_id: UUID) -> Sealed:

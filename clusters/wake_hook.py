@@ -24,7 +24,7 @@ from clusters.probes import open_client
 from clusters.probes.exchange import ProbeError
 from clusters.record_checks import REPLICAS_MAX
 from clusters.signing import Signer, SigningError, TlsIdentity, build_signer
-from clusters.vault import VaultError, decrypt
+from clusters.vault import VaultError, opened
 
 TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 64 * 1024
@@ -55,19 +55,10 @@ def prepare_call(*, cluster: Cluster, replicas_wanted: int, reason: str) -> Wake
     )
     try:
         # The signer knows a secret by the kind of authentication that it is for.
-        opened = [
-            (
-                cluster.wake_auth,
-                secret.label or str(secret.id),
-                decrypt(
-                    ciphertext=bytes(secret.ciphertext),
-                    key_id=secret.encryption_key_id,
-                    record_id=secret.id,
-                ),
-            )
-            for secret in secrets_live.order_by("-created_at", "-id")
+        known = [
+            (cluster.wake_auth, *opened(secret)[1:]) for secret in secrets_live.order_by("-created_at", "-id")
         ]
-        signer = build_signer(auth_type=cluster.wake_auth, secrets=opened)
+        signer = build_signer(auth_type=cluster.wake_auth, secrets=known)
     except (VaultError, SigningError) as error:
         raise WakeHookError(f"the wake hook's secret cannot be used: {error}") from error
     return WakeCall(

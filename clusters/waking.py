@@ -25,7 +25,7 @@ from django.db.models import F
 from clusters.inventory import bump_revision
 from clusters.models import Cluster, Waking
 from clusters.snapshots import with_cost_in_force
-from clusters.temperature import ERROR_CHARACTERS_MAX, await_replica
+from clusters.temperature import ERROR_CHARACTERS_MAX, await_replica, is_awaited
 from clusters.wake_hook import WakeCall, WakeHookError, call_hook, prepare_call
 from routing.money import NANOUSD_PER_USD
 from routing.waking import PAUSE_S, Spill, on_choice, on_look
@@ -173,8 +173,7 @@ def _is_asked(cluster: Any, waking: Waking, *, now: datetime) -> bool:
 
 
 def _is_awaited(cluster: Any, waking: Waking, *, now: datetime) -> bool:
-    is_waking = cluster.temperature == Cluster.Temperature.WAKING
-    return is_waking or (waking.awaited_until is not None and now < waking.awaited_until)
+    return cluster.temperature == Cluster.Temperature.WAKING or is_awaited(waking, now=now)
 
 
 def _running_count(cluster: Any) -> int:

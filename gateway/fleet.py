@@ -101,10 +101,7 @@ def _as_known(cluster: ClusterView, *, stale_after: timedelta, now: datetime) ->
     checked_at = cluster.health_checked_at
     if checked_at is not None and now - checked_at < stale_after:
         return cluster
-    # One that is to be probed at once, since something of it was changed, sleeps on meanwhile.
-    temperature = cluster.temperature if checked_at is None and cluster.is_asleep else ""
-    unknown = replace(cluster, health="unknown", queue_depth=None, running_count=None, latency_ms=None)
-    return replace(unknown, temperature=temperature)
+    return cluster.as_unknown()
 
 
 def _target(

@@ -1,7 +1,7 @@
 """The state at a glance, as plain values: what the console's first page and the overview show to staff."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -147,10 +147,7 @@ def _is_stale(view: ClusterView, *, since: datetime) -> bool:
 
 def _as_known(view: ClusterView, *, since: datetime) -> ClusterView:
     """The cluster as routing sees it: what an old probe saw is not known any more."""
-    if not _is_stale(view, since=since):
-        return view
-    temperature = view.temperature if view.health_checked_at is None and view.is_asleep else ""
-    return replace(view, health="unknown", queue_depth=None, temperature=temperature)
+    return view.as_unknown() if _is_stale(view, since=since) else view
 
 
 def _spend_line(*, now: datetime) -> charts.Sparkline | None:

@@ -5,15 +5,14 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from clusters.verifying.gate import Gate
 from clusters.verifying.signatures import (
     BODY_BYTES_MAX,
     PATH_CHARACTERS,
     Verifier,
     clock_s,
     joined_headers,
-    open_paths_of_environment,
     refusal_body,
-    verifier_of_environment,
 )
 
 logger = logging.getLogger("tollgate.verifying")
@@ -26,7 +25,7 @@ AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[MutableMapping[str, Any], AsgiReceive, AsgiSend], Awaitable[None]]
 
 
-class AsgiVerifier:
+class AsgiVerifier(Gate):
     """ASGI middleware: lets through what is signed, each body whole; the rest gets 401 and nothing more."""
 
     def __init__(
@@ -37,11 +36,8 @@ class AsgiVerifier:
         open_paths: Sequence[str] | None = None,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        """Without `verifier` and `open_paths` the environment says them, for servers that pass no options."""
+        super().__init__(verifier=verifier, open_paths=open_paths, body_bytes_max=body_bytes_max)
         self._app = app
-        self._verifier = verifier or verifier_of_environment()
-        self._open_paths = open_paths_of_environment() if open_paths is None else tuple(open_paths)
-        self._body_bytes_max = body_bytes_max
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
         if scope["type"] == "lifespan":
@@ -49,7 +45,7 @@ class AsgiVerifier:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": POLICY_VIOLATION})
         request = _asgi_request(scope)
-        if request["method"] == "GET" and request["path"] in self._open_paths:
+        if self._is_open(request):
             return await self._app(scope, receive, send)
         body, status, problem = await self._judged(request, receive)
         if problem is not None:

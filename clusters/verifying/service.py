@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from clusters.verifying.gate import read_body
 from clusters.verifying.nonces import NonceFile, NonceMemory
 from clusters.verifying.signatures import (
     BODY_BYTES_MAX,
@@ -120,13 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815 -- the base class's names
 
     def _body(self) -> bytes | None:
-        length = self.headers.get("content-length", "0")
-        if "transfer-encoding" in self.headers or not length.isdecimal():
-            return None
-        if int(length) > self.server.body_bytes_max:
-            return None
-        body = self.rfile.read(int(length))
-        return body if len(body) == int(length) else None
+        return read_body(
+            self.rfile,
+            length=self.headers.get("content-length", "0"),
+            is_encoded="transfer-encoding" in self.headers,
+            bytes_max=self.server.body_bytes_max,
+        )
 
     def _answer(self, status: int, problem: str | None) -> None:
         body = b"" if problem is None else refusal_body(problem)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from clusters.verifying.gate import Gate, read_body
 from clusters.verifying.signatures import (
     BODY_BYTES_MAX,
     PATH_CHARACTERS,
     Verifier,
     clock_s,
-    open_paths_of_environment,
     refusal_body,
-    verifier_of_environment,
 )
 
 logger = logging.getLogger("tollgate.verifying")
@@ -21,7 +20,7 @@ logger = logging.getLogger("tollgate.verifying")
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class WsgiVerifier:
+class WsgiVerifier(Gate):
     """WSGI middleware: lets through what is signed, each body whole; the rest gets 401 and nothing more."""
 
     def __init__(
@@ -32,19 +31,21 @@ class WsgiVerifier:
         open_paths: Sequence[str] | None = None,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        """Without `verifier` and `open_paths` the environment says them, for servers that pass no options."""
+        super().__init__(verifier=verifier, open_paths=open_paths, body_bytes_max=body_bytes_max)
         self._app = app
-        self._verifier = verifier or verifier_of_environment()
-        self._open_paths = open_paths_of_environment() if open_paths is None else tuple(open_paths)
-        self._body_bytes_max = body_bytes_max
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = _wsgi_request(environ)
-        if request["method"] == "GET" and request["path"] in self._open_paths:
+        if self._is_open(request):
             return self._app(environ, start_response)
         if problem := self._verifier.head_problem(**request, now_s=clock_s()):
             return _wsgi_refuse(start_response, status="401 Unauthorized", problem=problem)
-        body = _wsgi_body(environ, body_bytes_max=self._body_bytes_max)
+        body = read_body(
+            environ["wsgi.input"],
+            length=environ.get("CONTENT_LENGTH") or "0",
+            is_encoded=bool(environ.get("HTTP_TRANSFER_ENCODING")),
+            bytes_max=self._body_bytes_max,
+        )
         if body is None:
             problem = "the body is too long, broke off, or does not say its length"
             return _wsgi_refuse(start_response, status="413 Content Too Large", problem=problem)
@@ -66,14 +67,6 @@ def _wsgi_request(environ: Mapping[str, Any]) -> dict[str, Any]:
         "query": environ.get("QUERY_STRING", ""),
         "headers": {lower: environ[name] for name, lower in names.items()},
     }
-
-
-def _wsgi_body(environ: Mapping[str, Any], *, body_bytes_max: int) -> bytes | None:
-    length = environ.get("CONTENT_LENGTH") or "0"
-    if environ.get("HTTP_TRANSFER_ENCODING") or not length.isdecimal() or int(length) > body_bytes_max:
-        return None
-    body: bytes = environ["wsgi.input"].read(int(length))
-    return body if len(body) == int(length) else None
 
 
 def _wsgi_refuse(start_response: Callable[..., Any], *, status: str, problem: str) -> Iterable[bytes]:
