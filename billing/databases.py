@@ -1,5 +1,6 @@
 """Says which database holds which table: the ledger's own tables may live apart from the rest."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ def ledger_file() -> Path:
     """The ledger's SQLite file. What processes lock lies beside it, so that all who share it meet there."""
     connection = connections[settings.LEDGER_DATABASE]
     assert connection.vendor == "sqlite"
-    return Path(connection.settings_dict["NAME"]).resolve()
+    return _resolved(connection.settings_dict["NAME"])
+
+
+@lru_cache(maxsize=4)
+def _resolved(name: str | Path) -> Path:
+    """Asked for at each transaction of the ledger: following links takes longer than its lock."""
+    return Path(name).resolve()
 
 
 class LedgerRouter:

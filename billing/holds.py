@@ -12,12 +12,12 @@ from billing.entries import Batch, BudgetExceededError, Checkpoint, Clamp, Hold,
 from billing.models import BudgetWindow, Reservation
 from billing.statements import (
     chunks,
-    converter,
     execute_all,
     insert_into,
     moment_value,
     placeholders,
     uuid_of,
+    uuid_value,
 )
 
 
@@ -215,9 +215,8 @@ def _as_taken_before(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dic
 
 def _load_held(cursor: Any, connection: Any, holds: Sequence[Hold]) -> dict[UUID, int]:
     """What those of the attempts that are there already hold."""
-    uuid_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
     held: dict[UUID, int] = {}
-    for chunk in chunks([uuid_value(hold.attempt_id) for hold in holds]):
+    for chunk in chunks([uuid_value(hold.attempt_id, connection=connection) for hold in holds]):
         sql = (
             f"SELECT attempt_id, held_nanousd FROM billing_reservation "  # noqa: S608 -- constants only
             f"WHERE attempt_id IN ({placeholders(len(chunk))})"
@@ -279,11 +278,11 @@ def _missing_windows(connection: Any, holds: Sequence[Hold]) -> Iterator[tuple[s
 
 def write_checkpoints(cursor: Any, connection: Any, checkpoints: Sequence[Checkpoint]) -> None:
     latest = {checkpoint.attempt_id: checkpoint for checkpoint in checkpoints}
-    uuid_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
     sql = (
         "UPDATE billing_reservation SET output_tokens_checkpoint = %s, updated_at = %s "
         "WHERE attempt_id = %s AND state = 'held'"
     )
     for checkpoint in latest.values():
         at = moment_value(checkpoint.at, connection=connection)
-        cursor.execute(sql, (checkpoint.output_tokens, at, uuid_value(checkpoint.attempt_id)))
+        attempt_id = uuid_value(checkpoint.attempt_id, connection=connection)
+        cursor.execute(sql, (checkpoint.output_tokens, at, attempt_id))

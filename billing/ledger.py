@@ -26,7 +26,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -36,7 +35,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from billing import holds, ownership, settlements
 from billing.databases import ledger_file
 from billing.entries import Batch, Hold, Settlement, Verdict
-from billing.statements import DriverCursor, placeholders, uuid_of
+from billing.statements import DriverCursor, moment_value, placeholders, uuid_of
 from routing.types import Usage
 
 RELEASE_LOCK_WAIT_MS = 1_000
@@ -58,18 +57,13 @@ def ledger_transaction() -> Iterator[None]:
         with transaction.atomic(using=settings.LEDGER_DATABASE):
             yield
         return
-    descriptor = os.open(_lock_path(connection.settings_dict["NAME"]), LOCK_FLAGS, 0o600)
+    descriptor = os.open(ledger_file().with_suffix(".lock"), LOCK_FLAGS, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with transaction.atomic(using=settings.LEDGER_DATABASE):
             yield
     finally:
         os.close(descriptor)
-
-
-@lru_cache(maxsize=4)
-def _lock_path(_database: object) -> str:
-    return str(ledger_file().with_suffix(".lock"))
 
 
 @contextmanager
@@ -143,7 +137,7 @@ def mark_in_doubt(*, now: datetime) -> int:
         f"WHERE {is_held} AND owner IN ({placeholders(len(dead))})"
     )
     with ledger_transaction(), connection.cursor() as cursor:
-        cursor.execute(sql, [connection.ops.adapt_datetimefield_value(now), *dead])
+        cursor.execute(sql, [moment_value(now, connection=connection), *dead])
         return int(cursor.rowcount)
 
 

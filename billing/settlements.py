@@ -15,12 +15,12 @@ from billing.rollup_key import rollup_id
 from billing.statements import (
     additions,
     chunks,
-    converter,
     execute_all,
     insert_into,
     moment_value,
     placeholders,
     uuid_of,
+    uuid_value,
 )
 
 DURATION_MS_MAX = 2**31 - 1  # what the columns take: 24 days
@@ -83,7 +83,6 @@ def _close_reservations(
 ) -> list[_Settled]:
     """Take open reservations to their end; only those that this call closed come back."""
     by_id = {settlement.hold.attempt_id: settlement for settlement in settlements}
-    uuid_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
     closed: list[_Settled] = []
     for chunk in chunks(list(by_id)):
         sql = (
@@ -92,7 +91,7 @@ def _close_reservations(
             f"RETURNING attempt_id, held_nanousd, windows"
         )
         at = moment_value(by_id[chunk[0]].at, connection=connection)
-        cursor.execute(sql, [state, at, *map(uuid_value, chunk)])
+        cursor.execute(sql, [state, at, *(uuid_value(one, connection=connection) for one in chunk)])
         for attempt_id, held, windows in cursor.fetchall():
             settlement = by_id[uuid_of(attempt_id)]
             cost = 0 if settlement.is_void else settlement.cost_nanousd

@@ -148,9 +148,9 @@ def additions(
     yield from insert_into(model, connection=connection, suffix=suffix).statements(ordered)
 
 
-def converter(field: "models.Field[Any, Any]", *, connection: Any) -> Callable[[Any], Any]:
-    """From a Python value to what the database's driver takes for the field."""
-    return _converter(field, vendor=connection.vendor) or _same
+def uuid_value(value: UUID, *, connection: Any) -> Any:
+    """An id as the database's driver takes it for a UUIDField."""
+    return value if connection.vendor == "postgresql" else _hex(value)
 
 
 def moment_value(moment: datetime, *, connection: Any) -> Any:
@@ -167,10 +167,6 @@ def _converter(field: "models.Field[Any, Any]", *, vendor: str) -> Callable[[Any
     if isinstance(field, models.UUIDField):
         return _hex
     return _text_of_moment if isinstance(field, models.DateTimeField) else None
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _hex(value: Any) -> str:

@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce, TruncHour
 from billing.models import Reservation, SpendRollup, UsageRecord
 from billing.rollup_key import rollup_id
 from billing.settlements import ROLLUP_SUMS
-from billing.statements import converter
+from billing.statements import uuid_value
 
 LEAST_ID = UUID(int=0)
 GROUP_FIELDS = ("organisation", "team", "key_id", "model", "cluster")
@@ -75,10 +75,10 @@ def attempt_ranges(*, rows_max: int) -> Iterator[tuple[UUID, UUID | None]]:
 def attempt_groups(*, first: UUID, end: UUID | None) -> list[AttemptGroup]:
     """The attempts with ids in [first, end), grouped; one statement."""
     connection = connections[settings.LEDGER_DATABASE]
-    id_value = converter(Reservation._meta.get_field("attempt_id"), connection=connection)
-    bound, values = "", [id_value(first)]
+    bound, values = "", [uuid_value(first, connection=connection)]
     if end is not None:
-        bound, values = "AND r.attempt_id < %s ", [id_value(first), id_value(end)]
+        bound = "AND r.attempt_id < %s "
+        values.append(uuid_value(end, connection=connection))
     # The range is said of one table alone: PostgreSQL takes any range of UUIDs for one row, and would go
     # through the other table's range for each attempt instead of looking its row up.
     sql = (

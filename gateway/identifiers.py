@@ -4,7 +4,7 @@ import os
 from uuid import UUID
 
 RANDOM_BYTES = 16
-# So many numbers are drawn at once: the system's call lets other threads run, and costs as much as ten.
+# So many numbers are drawn at once: each call of the system's lets other threads run first.
 POOL_SIZE = 256
 
 _pool: list[bytes] = []

@@ -41,7 +41,7 @@ from gateway.retry_budget import RetryBudget
 from gateway.upstream import UpstreamFailure
 from gateway.waiting import Patron, WaitRoom, is_worth_waiting
 from routing.choose import choose
-from routing.spilling import is_warm_up_known, warm_in_s
+from routing.spilling import is_warm_up_known, is_woken, warm_in_s
 from routing.types import Affinity, Candidate, Decision, RoutePlan
 
 logger = structlog.get_logger(__name__)
@@ -169,7 +169,7 @@ class Pipeline:
             if not _is_only_full(course):
                 raise
             refusal = error
-        course.is_excused = is_asleep(course.last_decision)
+        course.is_excused = course.last_decision is not None and is_woken(course.last_decision)
         attempt, headers = await self.waiting.wait(
             patron,
             outbox=job.outbox,
@@ -317,11 +317,6 @@ def _plan(job: Job) -> RoutePlan:
 def _is_only_full(course: Course) -> bool:
     """Whether what was refused may find a place by waiting."""
     return course.last_decision is not None and is_worth_waiting(course.last_decision)
-
-
-def is_asleep(decision: Decision | None) -> bool:
-    """Whether something that could serve the request is woken, or will be for it."""
-    return decision is not None and warm_in_s(decision, now_s=0.0) is not None
 
 
 def patron_of(job: Job) -> Patron:

@@ -31,7 +31,7 @@ from gateway.errors import (
 from gateway.outbox import Headers, Outbox
 from routing import fairness
 from routing.fairness import Departures, Line
-from routing.spilling import warm_in_s
+from routing.spilling import is_woken
 from routing.types import Decision
 
 POLL_S = 0.1
@@ -239,7 +239,7 @@ def wait_asked(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
 def is_worth_waiting(decision: Decision) -> bool:
     """Whether some deployment is only full, or its places went to others just now, or it is woken."""
     is_full = any(each.reason in FULL_REASONS for each in decision.exclusions)
-    return bool(decision.ranked) or is_full or warm_in_s(decision, now_s=0.0) is not None
+    return bool(decision.ranked) or is_full or is_woken(decision)
 
 
 def _told(position: int, expected_s: float | None) -> Headers:

@@ -84,14 +84,24 @@ def warm_in_s(decision: Decision, *, now_s: float) -> float | None:
         if deployment.wakeable.warm_at_s is None
         else deployment.wakeable.warm_at_s - now_s
         for deployment in _asleep(decision)
-        if deployment.wakeable is not None and (deployment.state == WAKING or deployment.wakeable.can_grow)
+        if deployment.wakeable is not None and _wakes(deployment)
     ]
     return max(min(left), 1.0) if left else None
+
+
+def is_woken(decision: Decision) -> bool:
+    """Whether something that could serve the request is woken, or will be for it."""
+    return any(_wakes(each) for each in _asleep(decision))
 
 
 def is_warm_up_known(decision: Decision) -> bool:
     """Whether somebody said or measured how long those that are asleep take."""
     return any(d.wakeable is not None and d.wakeable.is_warm_up_known for d in _asleep(decision))
+
+
+def _wakes(deployment: Deployment) -> bool:
+    wakeable = deployment.wakeable
+    return wakeable is not None and (deployment.state == WAKING or wakeable.can_grow)
 
 
 def _asleep(decision: Decision) -> Iterator[Deployment]:

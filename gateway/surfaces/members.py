@@ -44,6 +44,12 @@ class Members:
             raise self.wrong(name, "must be true or false")
         return bool(value)
 
+    def count(self, name: str) -> int:
+        value = self.document.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self.wrong(name, "must be a whole number from 1")
+        return value
+
     def choice(self, name: str, among: Collection[str]) -> str:
         """The member, which must be one of these strings."""
         value = self.document.get(name)

@@ -73,9 +73,7 @@ def chat_of_messages(given: Mapping[str, Any]) -> dict[str, Any]:
     if document.get("speed") not in (None, "standard"):
         raise document.unsupported("speed", "may only be `standard` here")
     is_stream = document.flag("stream")
-    limit = document.get("max_tokens")
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise document.wrong("max_tokens", "must be a whole number from 1")
+    limit = document.count("max_tokens")
     chat: dict[str, Any] = {
         "model": document.get("model"),
         "messages": _messages(document),
@@ -168,9 +166,7 @@ def _thinking(document: Members) -> dict[str, Any]:
         # For the makers that know it; others go by the effort.
         chat[THINKING] = thinking.document
     if thinking is not None and thinking.choice("type", THINKING_TYPES) == "enabled":
-        budget = thinking.get("budget_tokens")
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise thinking.wrong("budget_tokens", "must be a whole number from 1")
+        budget = thinking.count("budget_tokens")
         fitting = (effort for effort, most in EFFORT_BUDGETS if budget <= most)
         chat["reasoning_effort"] = next(fitting, EFFORT_MOST)
     form = document.member_or_none("output_format")

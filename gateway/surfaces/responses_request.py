@@ -85,11 +85,8 @@ def chat_of_responses(given: Mapping[str, Any]) -> dict[str, Any]:
         **_tools(document),
         **_form(document),
     }
-    limit = document.get("max_output_tokens")
-    if limit is not None:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise document.wrong("max_output_tokens", "must be a whole number from 1")
-        chat["max_tokens"] = limit
+    if document.get("max_output_tokens") is not None:
+        chat["max_tokens"] = document.count("max_output_tokens")
     reasoning = document.member_or_none("reasoning")
     if reasoning is not None and reasoning.get("effort") is not None:
         chat["reasoning_effort"] = reasoning.text("effort")
