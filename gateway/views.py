@@ -55,10 +55,19 @@ async def health_live(_request: HttpRequest) -> HttpResponse:
 
 @require_safe
 async def health_ready(request: HttpRequest) -> HttpResponse:
-    """The process takes requests: it has a snapshot, is not draining, and the ledger commits."""
+    """The process takes requests: it has a snapshot, is not draining, and the ledger commits.
+
+    The revisions say up to which change of clusters and routes, and of keys and prices, it knows them.
+    """
     gateway = _gateway(request)
+    snapshot = gateway.keeper.snapshot
     is_ready = not gateway.admission.is_draining and gateway.ledger.is_available
-    return JsonResponse({"status": "ready" if is_ready else "not ready"}, status=200 if is_ready else 503)
+    body = {
+        "status": "ready" if is_ready else "not ready",
+        "inventory_revision": snapshot.inventory_revision,
+        "billing_revision": snapshot.billing_revision,
+    }
+    return JsonResponse(body, status=200 if is_ready else 503)
 
 
 @require_safe

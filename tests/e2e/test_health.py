@@ -78,9 +78,20 @@ def test_health_tells_costs_to_holders_of_a_key_only(fleet):
     wait_until(lambda: series in fleet.gateway.get("/metrics").text, within_s=15.0)
 
 
-def test_health_live_and_ready_answer(gateway):
-    assert gateway.get("/health/live").json() == {"status": "live"}
-    assert gateway.get("/health/ready").json() == {"status": "ready"}
+def test_health_live_and_ready_answer_with_the_revisions_they_serve_by(fleet):
+    def ready():
+        return fleet.gateway.get("/health/ready").json()
+
+    before = ready()
+    fleet.add_cluster()
+    wait_until(lambda: ready()["inventory_revision"] > before["inventory_revision"])
+
+    assert fleet.gateway.get("/health/live").json() == {"status": "live"}
+    assert ready() == {
+        "status": "ready",
+        "inventory_revision": ready()["inventory_revision"],
+        "billing_revision": ready()["billing_revision"],
+    }
 
 
 def test_metrics_have_the_seeds_five_names(fleet):

@@ -21,7 +21,7 @@ from django.db import connections
 from django.utils import timezone
 
 from clusters.monitor import probe_clusters
-from clusters.snapshots import ClusterView, load_clusters
+from clusters.snapshots import ClusterView, get_revision, load_clusters
 from gateway import demo_fleet, first_run, preflight, process_tree
 from gateway.embedded_valkey import EmbeddedValkeyError, ValkeyPlan, is_answering, plan_server
 from gateway.first_run import FirstRun
@@ -121,6 +121,10 @@ class Command(BaseCommand):
             is_up = supervisor.wait_until(lambda: is_answering(plan.url), timeout_s=VALKEY_TIMEOUT_S)
             if not is_up and not supervisor.is_stopping:
                 self._say(f"Valkey does not answer yet: see {data_dir / 'logs' / 'valkey.log'}")
+        # The first probe comes with the worker: before they listen it would find them dead.
+        supervisor.wait_until(
+            lambda: all(accepts_connections(member.port) for member in members), timeout_s=HEALTHY_TIMEOUT_S
+        )
         supervisor.start(process_tree.worker_child(env=env))
         supervisor.start(process_tree.beat_child(env=env, data_dir=data_dir))
 
@@ -134,16 +138,10 @@ class Command(BaseCommand):
             self._say(f"Not ready after {READY_TIMEOUT_S} s: see web*.log in {settings.DATA_DIR / 'logs'}")
             return
         names = {member.site.name for member in members}
-        for condition in (
-            lambda: all(accepts_connections(member.port) for member in members),
-            lambda: is_fleet_healthy(names, now=timezone.now()),
-            lambda: is_fleet_known(url, now=timezone.now()),
-        ):
-            if not supervisor.wait_until(condition, timeout_s=HEALTHY_TIMEOUT_S):
-                break
-        else:
-            return
-        if not supervisor.is_stopping:
+        is_known = supervisor.wait_until(
+            lambda: is_fleet_healthy(names, now=timezone.now()), timeout_s=HEALTHY_TIMEOUT_S
+        ) and supervisor.wait_until(lambda: is_fleet_known(url), timeout_s=HEALTHY_TIMEOUT_S)
+        if not is_known and not supervisor.is_stopping:
             self._say("Not every cluster is healthy yet: see `manage.py check_clusters`")
 
     def _say(self, text: str) -> None:
@@ -202,15 +200,15 @@ def is_seen_healthy(cluster: ClusterView, *, now: datetime) -> bool:
     return cluster.health == "healthy" and checked_at is not None and now - checked_at <= PROBE_FRESH
 
 
-def is_fleet_known(url: str, *, now: datetime) -> bool:
-    """The web process counts as many usable clusters as there are: it has heard of what the probes saw."""
-    usable_count = sum(cluster.is_usable for cluster in load_clusters(now=now))
+def is_fleet_known(url: str) -> bool:
+    """The web process serves by what the probes wrote last, and not by what it read while they ran."""
+    revision = get_revision()
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=ASK_TIMEOUT_S) as answer:  # noqa: S310 -- ours
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=ASK_TIMEOUT_S) as answer:  # noqa: S310 -- ours
             said = json.load(answer)
     except (urllib.error.URLError, OSError):
-        return usable_count == 0
-    return int(said["healthy_clusters"]) + int(said["healthy_providers"]) >= usable_count
+        return False
+    return int(said["inventory_revision"]) >= revision
 
 
 def accepts_connections(port: int) -> bool:

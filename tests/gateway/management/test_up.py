@@ -1,12 +1,17 @@
 """When `up` shows its banner: the example in it must work."""
 
+import json
+import threading
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from clusters.demo.standin import StandinSettings
 from clusters.models import Cluster
-from gateway.management.commands.up import is_fleet_healthy
+from clusters.snapshots import get_revision
+from gateway.management.commands.up import is_fleet_healthy, is_fleet_known
 from tests.clusters.rows import NOW, add_cluster
 from tests.fakes.standin_server import run_standin
 
@@ -58,3 +63,43 @@ def test_without_a_demo_fleet_any_healthy_cluster_will_do():
     assert not is_fleet_healthy(set(), now=NOW)
     see("one", "healthy")
     assert is_fleet_healthy(set(), now=NOW)
+
+
+@contextmanager
+def web_process(status, revision):
+    """Answers every request as /health/ready of a process that read this revision."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"status": "ready", "inventory_revision": revision}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "behind", "is_known"), [(200, 0, True), (200, -1, True), (200, 1, False), (503, 0, False)]
+)
+def test_the_fleet_is_known_once_the_web_process_serves_by_the_latest_revision(status, behind, is_known):
+    add_cluster(name="one")
+    with web_process(status, get_revision() - behind) as url:
+        assert is_fleet_known(url) is is_known
+
+
+def test_the_fleet_is_not_known_where_nobody_answers():
+    with web_process(200, 0) as url:
+        pass
+    assert not is_fleet_known(url)
