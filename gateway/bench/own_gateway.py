@@ -64,6 +64,7 @@ class OwnGateway:
         self.name = plan.name
         self._plan = plan
         self._cores = scene.cores
+        self._interruption = scene.interruption
         self._folder = scene.folder / f"gateway-{secrets.token_hex(4)}"
         self._folder.mkdir()
         self._env = _environment(plan, folder=self._folder)
@@ -72,6 +73,7 @@ class OwnGateway:
     @contextlib.contextmanager
     def started(self) -> Iterator[Target]:
         """`manage.py serve` on a port of its own, once it says that it is ready; stopped at the end."""
+        self._interruption.check()
         with self._valkey() as (env, servers):
             port = free_port()
             begun_s = time.monotonic()

@@ -15,6 +15,7 @@ import orjson
 import uvloop
 
 from gateway.bench import proxies
+from gateway.bench.interruption import Interruption
 from gateway.bench.load import HeldStreams, Sample, closed_loop, open_loop
 from gateway.bench.processes import BenchError, Cores, Running, call, free_port, pinned, wait_for_status
 from gateway.bench.record import DIRECT
@@ -53,6 +54,7 @@ class Scene:
         port: int,
         is_streaming: bool,
         warm_up_s: float,
+        interruption: Interruption,
     ) -> None:
         self.folder = folder
         self.cores = cores
@@ -60,11 +62,12 @@ class Scene:
         self.is_streaming = is_streaming
         self._warm_up_s = warm_up_s
         self._upstream = upstream
+        self.interruption = interruption
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, *, upstream: str, warm_up_s: float) -> "Iterator[Scene]":
+    def opened(cls, *, upstream: str, warm_up_s: float, interruption: Interruption) -> "Iterator[Scene]":
         """Raises BenchError where the upstream does not start."""
         cores = Cores.of_this_machine()
         port = free_port()
@@ -86,6 +89,7 @@ class Scene:
                     port=port,
                     is_streaming=upstream == "stub",
                     warm_up_s=warm_up_s,
+                    interruption=interruption,
                 )
                 with scene._runner:
                     yield scene
@@ -154,7 +158,7 @@ class Scene:
         self.set_mode(Mode(is_held=True))
         streams = HeldStreams(port=target.port, request=target.chat(is_stream=True)[0])
         try:
-            self._runner.run(streams.open(count))
+            self.interruption.run(self._runner, partial(streams.open, count))
             yield streams.begun_count
         finally:
             self._runner.run(streams.close())
@@ -163,7 +167,7 @@ class Scene:
     def _read(self, target: Target, load: Callable[[], Coroutine[None, None, Sample]]) -> Reading:
         cpu_s, servers_s = target.cpu_s(), target.servers_cpu_s()
         upstream_s, load_s = self._upstream.cpu_s(), time.process_time()
-        sample = self._runner.run(load())
+        sample = self.interruption.run(self._runner, load)
         if target.running is not None:
             target.running.check()
         if not sample.answered_count:

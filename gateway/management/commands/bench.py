@@ -4,7 +4,6 @@ import io
 import json
 import os
 import resource
-import signal
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from django.utils import timezone
 from billing import budgets, keys
 from gateway.bench import machine, peers, tables
 from gateway.bench.campaign import Campaign, Setting
+from gateway.bench.interruption import BrokenOffError, Interruption
 from gateway.bench.load import LoadError
 from gateway.bench.plan import DEFAULT_PARTS, PARTS, QUICK, STANDARD, Plan
 from gateway.bench.plot import plot_svg
@@ -98,20 +98,23 @@ class Command(BaseCommand):
         setting, plan = chosen(options)
         if options["install_peers"]:
             self._install(setting)
-        # As at Ctrl-C: what was started is ended, and its folder goes.
-        signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
         record = Record(self._say)
         campaign = Campaign(setting, plan=plan, record=record)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         try:
-            with Scene.opened(upstream=setting.upstream, warm_up_s=plan.warm_up_s) as scene:
+            with (
+                Interruption() as interruption,
+                Scene.opened(
+                    upstream=setting.upstream, warm_up_s=plan.warm_up_s, interruption=interruption
+                ) as scene,
+            ):
                 described = machine.describe(cores=scene.cores)
                 self._say("\n".join(f"{name:9} {value}" for name, value in described.items()))
                 campaign.run(scene)
         except (BenchError, LoadError) as error:
             raise CommandError(str(error)) from error
-        except KeyboardInterrupt as error:
+        except (BrokenOffError, KeyboardInterrupt) as error:
             raise CommandError("broken off; what was started has ended", returncode=130) from error
         self._say(f"\nRounds: {plan.rounds}; least to most\n\n{tables.text(record)}")
         self._write(options, campaign=campaign, record=record, described=described, plan=plan)
