@@ -229,12 +229,15 @@ class NodeExchange:
             others.close()
 
     async def _talk(self, node: str, tally: NodeTally, others: OtherNodes) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # A cancellation that comes while the group ends by a fault is lost in it: groups of Python 3.11.
+        while not task.cancelling():
             try:
                 await self._converse(node, tally, others)
             except* (RedisError, OSError, TimeoutError) as errors:
                 self._say_local(errors)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(0 if task.cancelling() else RETRY_S)
 
     async def _converse(self, node: str, tally: NodeTally, others: OtherNodes) -> None:
         """Tell and listen until the store fails, which it raises."""

@@ -2,13 +2,17 @@
 
 import asyncio
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+# A loop that counts milliseconds may ring so much early.
+EARLY_S_MAX = 0.001
 
 
 class Patience:
     """`async with` it around the reading; TimeoutError comes out when a limit passes.
 
-    All limits are seconds from now, on the running loop's clock.
+    All limits are seconds from now, on the running loop's clock. A limit that moves away, as with each chunk
+    of a stream, is a number only: the timer that was set before looks at it when it rings.
     """
 
     def __init__(self, *, first_byte_s: float, idle_s: float, total_s: float) -> None:
@@ -16,23 +20,33 @@ class Patience:
         now = self._loop.time()
         self._idle_s = idle_s
         self._end_at = now + total_s
-        self._first_byte_at = min(now + first_byte_s, self._end_at)
-        self._timeout = asyncio.timeout_at(self._first_byte_at)
-        self._is_entered = False
+        self._ends_at = min(now + first_byte_s, self._end_at)
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling_count = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
+        self._is_over = False
         self.is_cut = False
 
     async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        self._is_entered = True
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling_count = task, task.cancelling()
         # It may have been shortened or cut before it began.
-        self._move(self._first_byte_at)
+        self._set_timer()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_entered = False
-        await self._timeout.__aexit__(kind, error, trace)
+        assert self._task is not None
+        task, self._task = self._task, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        # As asyncio.timeout does: another's cancellation that came with ours stays one.
+        if self._is_over and task.uncancel() <= self._cancelling_count and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def on_progress(self) -> None:
         """Something came: the next may take the idle limit."""
@@ -53,5 +67,20 @@ class Patience:
         self.shorten(0.0)
 
     def _move(self, at: float) -> None:
-        if self._is_entered and not self._timeout.expired():
-            self._timeout.reschedule(min(at, self._end_at))
+        self._ends_at = min(at, self._end_at)
+        if self._timer is not None and self._ends_at < self._rings_at:
+            self._timer.cancel()
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._rings_at = self._ends_at
+        self._timer = self._loop.call_at(self._rings_at, self._on_ring)
+
+    def _on_ring(self) -> None:
+        if self._loop.time() + EARLY_S_MAX < self._ends_at:
+            self._set_timer()
+            return
+        self._timer = None
+        self._is_over = True
+        assert self._task is not None
+        self._task.cancel()

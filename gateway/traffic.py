@@ -11,6 +11,7 @@ from gateway.affinity import AffinityMemory
 from gateway.attempt import Attempt
 from gateway.errors import OverloadedError
 from gateway.exchange import Exchange
+from gateway.presumptions import CallLater, Presumptions
 from gateway.upstream import UpstreamFailure
 from routing import lengths
 from routing.forecast import first_token_s
@@ -37,8 +38,6 @@ COUNTED_OUTCOMES = frozenset({"truncated"})
 LENGTHS_MAX = 10_000
 UNKNOWN = Lengths()
 
-CallLater = Callable[[float, Callable[[], None]], object]
-
 
 def call_later(delay_s: float, act: Callable[[], None]) -> object:
     return asyncio.get_running_loop().call_later(delay_s, act)
@@ -54,7 +53,7 @@ class Traffic:
         self.affinity = AffinityMemory()
         self._clock = clock
         self._exchange = exchange
-        self._call_later = call_later
+        self._presumptions = Presumptions(clock=clock, call_later=call_later, on_due=self._presume_due)
         self._lengths: dict[tuple[str, str], Lengths] = {}
 
     def asked(
@@ -70,7 +69,10 @@ class Traffic:
 
         What the other processes did meanwhile is in the states then.
         """
-        self._exchange.hear(self.states, now_s=self._clock())
+        now_s = self._clock()
+        self._exchange.hear(self.states, now_s=now_s)
+        if self._presumptions.has_due(now_s):
+            self._presume_due(now_s)
         known = self._lengths.get((key_id, profile.model))
         expected = profile.output_tokens_expected
         if known is not None:
@@ -97,7 +99,7 @@ class Traffic:
             attempt.tokens_in_front = forecast.backlog_tokens + forecast.others_tokens + prompt_tokens
             attempt.unseen_tokens = prompt_tokens
             if not attempt.request.is_stream:
-                self._call_later(attempt.expected_s, lambda: self._presume(attempt))
+                self._presumptions.add(attempt, delay_s=attempt.expected_s)
         event = Dispatched(
             sent_s=attempt.started_s,
             prompt_tokens=attempt.unseen_tokens,
@@ -151,12 +153,16 @@ class Traffic:
 
     def on_end(self, attempt: Attempt, settlement: Settlement, *, now_s: float) -> None:
         """A settled attempt that had content, or whose caller left."""
-        if not attempt.request.is_stream:
-            self._on_plain_end(attempt, now_s=now_s)
+        is_plain = not attempt.request.is_stream
+        if is_plain and settlement.outcome != "ok":
+            self._presume(attempt, now_s=now_s)
         unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
         event: Event = Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens)
         if settlement.outcome == "ok":
             self._note_length(attempt, settlement)
+            if unseen_tokens:
+                # A queue that others emptied must not count as one that was worked at all the while.
+                self._exchange.hear(self.states, now_s=now_s)
             usage = settlement.usage
             event = Finished(
                 sent_s=attempt.started_s,
@@ -164,6 +170,9 @@ class Traffic:
                 generation_s=_generation_s(attempt, now_s=now_s),
                 input_tokens=0 if usage.is_estimate else usage.input_tokens,
                 cache_read_tokens=usage.cache_read_tokens,
+                # The whole answer: the policy `latency` goes by it where nothing streams.
+                ttft_ms=attempt.ttft_s * 1000 if is_plain and attempt.ttft_s is not None else None,
+                prompt_tokens=unseen_tokens,
             )
         elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
             event = Failed(sent_s=attempt.started_s, draw=_draw(), unseen_tokens=unseen_tokens)
@@ -174,17 +183,14 @@ class Traffic:
         unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
         self._fold(attempt, Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens), now_s)
 
-    def _on_plain_end(self, attempt: Attempt, *, now_s: float) -> None:
-        self._presume(attempt)
-        if attempt.ttft_s is not None:
-            # The whole answer: the policy `latency` goes by it where nothing streams.
-            self._fold(attempt, FirstToken(ttft_ms=attempt.ttft_s * 1000), now_s)
+    def _presume_due(self, now_s: float) -> None:
+        for attempt in self._presumptions.take_due(now_s):
+            self._presume(attempt, now_s=now_s)
 
-    def _presume(self, attempt: Attempt) -> None:
+    def _presume(self, attempt: Attempt, *, now_s: float) -> None:
         """Unless it is over already, as it then is the moment it was known."""
         if attempt.unseen_tokens:
             unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
-            now_s = self._clock()
             self._exchange.hear(self.states, now_s=now_s)
             self._fold(attempt, Presumed(prompt_tokens=unseen_tokens), now_s)
 

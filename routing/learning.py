@@ -102,7 +102,8 @@ class Finished(Struct, frozen=True, kw_only=True):
     """An answer came to its end.
 
     `generation_s` is from its first token to its last, where that was seen; `input_tokens` and
-    `cache_read_tokens` are what the upstream reported of the prompt; 0: nothing.
+    `cache_read_tokens` are what the upstream reported of the prompt; 0: nothing. A plain answer shows its
+    first token only now: `ttft_ms` after it was sent, and `prompt_tokens` leave the backlog unlearnt.
     """
 
     sent_s: float
@@ -110,6 +111,8 @@ class Finished(Struct, frozen=True, kw_only=True):
     generation_s: float | None = None
     input_tokens: int = 0
     cache_read_tokens: int = 0
+    ttft_ms: float | None = None
+    prompt_tokens: int = 0
 
 
 class Failed(Struct, frozen=True, kw_only=True):
@@ -292,8 +295,12 @@ def _blended(known: float | None, sample: float) -> float:
 
 
 def _on_presumed(state: DeploymentState, event: Presumed, now_s: float) -> DeploymentState:
-    lesson = Lesson(drained_tokens=event.prompt_tokens)
-    return replace(state, forecast=forecasts.on_first_token(state.forecast, lesson=lesson, now_s=now_s))
+    return replace(state, forecast=_drained(state.forecast, event.prompt_tokens, now_s))
+
+
+def _drained(forecast: Forecast, prompt_tokens: int, now_s: float) -> Forecast:
+    lesson = Lesson(drained_tokens=prompt_tokens)
+    return forecasts.on_first_token(forecast, lesson=lesson, now_s=now_s)
 
 
 def _on_progress(state: DeploymentState, event: Progressed, now_s: float) -> DeploymentState:
@@ -301,22 +308,30 @@ def _on_progress(state: DeploymentState, event: Progressed, now_s: float) -> Dep
 
 
 def _on_finish(state: DeploymentState, event: Finished, now_s: float) -> DeploymentState:
-    hits = state.cache_hits
+    hits, vitals, miss_share = state.cache_hits, state.vitals, state.miss_share
     if event.input_tokens:
         hits = cache_hits.on_answer(
             hits, read_tokens=event.cache_read_tokens, input_tokens=event.input_tokens, now_s=now_s
         )
+    if event.ttft_ms is not None:
+        vitals = vital_signs.on_first_token(vitals, ttft_s=event.ttft_ms / 1000, now_s=now_s)
+        miss_share -= MISS_WEIGHT * miss_share
+    forecast = state.forecast
+    if event.prompt_tokens:
+        forecast = _drained(forecast, event.prompt_tokens, now_s)
     return replace(
         state,
         in_flight=max(state.in_flight - 1, 0),
         vitals=vital_signs.on_answer(
-            state.vitals,
+            vitals,
             generation_s=event.generation_s,
             output_tokens=event.output_tokens,
             running_count=state.all_in_flight,
             now_s=now_s,
         ),
         output_tokens=_blended(state.output_tokens, float(event.output_tokens)),
+        miss_share=miss_share,
+        forecast=forecast,
         breaker=breakers.on_success(state.breaker, now_s=now_s, sent_s=event.sent_s),
         cache_hits=hits,
     )

@@ -64,6 +64,7 @@ def note(row: Row, event: Event, *, before: DeploymentState, after: DeploymentSt
         row[DRAINED_TOKENS] += event.prompt_tokens
     elif isinstance(event, Finished):
         row[SUCCESSES] += after.breaker is not before.breaker
+        row[DRAINED_TOKENS] += event.prompt_tokens
     elif isinstance(event, Failed):
         # One that was sent before the breaker last opened says nothing, and leaves it as it is.
         row[FAILURES] += after.breaker is not before.breaker

@@ -214,6 +214,51 @@ async def test_store_that_hangs_counts_as_away(valkey, data_dirs):
         await second.hears((1, 100))
 
 
+class FailingAtTheEnd:
+    """A store that answers until it is told to fail; who publishes then is cancelled just before it fails."""
+
+    def __init__(self):
+        self.is_asked = asyncio.Event()
+        self.fails = asyncio.Event()
+
+    @asynccontextmanager
+    async def pubsub(self, **_):
+        yield self
+
+    async def subscribe(self, _channel):
+        """At once."""
+
+    async def get_message(self, **_):
+        await asyncio.sleep(60)
+
+    async def publish(self, *_):
+        self.is_asked.set()
+        await self.fails.wait()
+        raise ConnectionError
+
+    async def aclose(self):
+        """Nothing is open."""
+
+
+async def test_speaker_ends_though_the_store_fails_at_the_same_moment(data_dirs):
+    store = FailingAtTheEnd()
+    exchange = Exchange(clock=time.monotonic)
+    exchange.open(data_dirs[0])
+    speaker = NodeExchange(redis=store, folder=exchange.folder, clock=time.monotonic)
+    speaking = asyncio.get_running_loop().create_task(speaker.run())
+    await store.is_asked.wait()
+
+    # The fault ends the group first, and the cancellation finds it ending.
+    store.fails.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    speaking.cancel()
+    done, _ = await asyncio.wait({speaking}, timeout=5)
+    exchange.close()
+
+    assert done == {speaking}
+
+
 async def test_process_and_speaker_come_back_when_the_folder_was_emptied(valkey, data_dirs):
     a, b, _ = data_dirs
     async with processes(valkey.url, [a, b, b]) as (far, first, second):

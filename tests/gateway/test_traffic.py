@@ -178,3 +178,14 @@ def test_stream_tells_its_pace(traffic, clock):
     traffic.on_progress(attempt)
 
     assert traffic.states[place.id].pace_s == pytest.approx(0.1)
+
+
+def test_choice_does_not_wait_for_the_timer_to_presume(traffic, clock):
+    place = deployment("own")
+    traffic.on_dispatch(attempt_of(place, is_stream=False), now_s=clock.now_s)
+    assert backlog(traffic, place) == (1, 1000)
+    clock.now_s += 600.0
+
+    traffic.asked(profile(), key_id="k", waited_s=0.0, tried=frozenset())
+
+    assert backlog(traffic, place) == (1, 0)
