@@ -1,4 +1,4 @@
-"""When first tokens of plain answers are expected: nobody sees them, so they are presumed to have come then."""
+"""When first tokens of plain answers are expected; nobody sees them, so they are presumed to come then."""
 
 import heapq
 import itertools
