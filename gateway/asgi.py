@@ -35,9 +35,10 @@ class Application:
     """One per process. Under a server without lifespan events the first request starts the gateway."""
 
     def __init__(self) -> None:
-        self._gateway: Gateway | None = None
+        # None until it is started, and again when it has stopped.
+        self.gateway: Gateway | None = None
         self._starting = asyncio.Lock()
-        self._slim = SlimHandler(
+        self.slim = SlimHandler(
             operations=COMPLETIONS,
             body_bytes_max=settings.BODY_BYTES_MAX,
             body_timeout_s=settings.BODY_TIMEOUT_S,
@@ -52,30 +53,30 @@ class Application:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        gateway = self._gateway or await self._started()
+        gateway = self.gateway or await self._started()
         scope["gateway"] = gateway
         if settings.MASTER_KEY and scope["type"] == "http":
             scope["path"] = LITELLM_PATHS.get(scope["path"], scope["path"])
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
         elif scope["path"].startswith(SLIM_PREFIX) and scope["path"] != OPENAPI_PATH:
-            await self._slim(scope, receive, send, gateway)
+            await self.slim(scope, receive, send, gateway)
         else:
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED_HEADERS]
             await _django(dict(scope), receive, send)  # type: ignore[arg-type]  # ASGI's send, typed narrower
 
     def begin_drain(self, *, timeout_s: float) -> None:
         """The server is about to close: see Gateway.begin_drain."""
-        if self._gateway is not None:
-            self._gateway.begin_drain(timeout_s=timeout_s)
+        if self.gateway is not None:
+            self.gateway.begin_drain(timeout_s=timeout_s)
 
     async def _started(self) -> Gateway:
         async with self._starting:
-            if self._gateway is None:
+            if self.gateway is None:
                 gateway = Gateway()
                 await gateway.start()
-                self._gateway = gateway
-        return self._gateway
+                self.gateway = gateway
+        return self.gateway
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -86,7 +87,7 @@ class Application:
             raise
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        gateway, self._gateway = self._gateway, None
+        gateway, self.gateway = self.gateway, None
         if gateway is not None:
             await gateway.stop()
         await send({"type": "lifespan.shutdown.complete"})

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = structlog.get_logger(__name__)
 
@@ -89,6 +90,7 @@ def run_server(
     drain_timeout_s: int,
     trusted_proxies: Sequence[str] = (),
     is_port_shared: bool = False,
+    connection_class: type[HttpToolsProtocol] = HttpToolsProtocol,
 ) -> None:
     """Serve until a signal ends it. SystemExit(3) where the application or the port refuses to start.
 
@@ -99,7 +101,7 @@ def run_server(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=connection_class,
         ws="websockets-sansio",
         lifespan="on",
         access_log=False,

@@ -5,7 +5,8 @@ than all the rest of a request (ARCHITECTURE.md, Decisions).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -38,6 +39,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 View = Callable[..., Awaitable[HttpResponseBase]]
+Headers = Iterable[tuple[bytes, bytes]]
+OnDisconnect = Callable[[Callable[[], None]], None]
 Operations = Mapping[tuple[str, str | None], View]
 
 logger = structlog.get_logger(__name__)
@@ -54,10 +57,20 @@ class ClientGoneError(Exception):
 
 
 class SlimRequest(HttpRequest):
-    """As much of a request as ninja and our operations touch."""
+    """As much of a request as ninja and our operations touch.
+
+    `on_disconnect` takes what is to be called when the caller is gone.
+    """
 
     def __init__(
-        self, *, scope: Scope, body: bytes, gateway: Gateway, request_id: str, depth_max: int
+        self,
+        *,
+        scope: Scope,
+        body: bytes,
+        gateway: Gateway,
+        request_id: str,
+        depth_max: int,
+        on_disconnect: OnDisconnect,
     ) -> None:
         # No super(): it makes a dozen objects that nothing here reads.
         self.scope = scope
@@ -73,19 +86,11 @@ class SlimRequest(HttpRequest):
         self.gateway = gateway
         self.request_id = request_id
         self.json_depth_max = depth_max
-        self._disconnect: asyncio.Future[Any] | None = None
+        self.on_disconnect = on_disconnect
 
     @property
     def headers(self) -> HttpHeaders:
         raise AttributeError("read scope['headers']")
-
-    def watch(self, disconnect: "asyncio.Future[Any]") -> None:
-        self._disconnect = disconnect
-
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Call back when the caller is gone."""
-        assert self._disconnect is not None
-        self._disconnect.add_done_callback(lambda done: None if done.cancelled() else callback())
 
 
 class SlimHandler:
@@ -103,11 +108,12 @@ class SlimHandler:
         write_timeout_s: float,
         depth_max: int,
     ) -> None:
-        self._body_bytes_max = body_bytes_max
-        self._body_timeout_s = body_timeout_s
-        self._write_timeout_s = write_timeout_s
+        self.body_bytes_max = body_bytes_max
+        self.body_timeout_s = body_timeout_s
+        self.write_timeout_s = write_timeout_s
         self._depth_max = depth_max
         self._operations = operations
+        self._posted = frozenset(path.encode() for path, method in operations if method == "POST")
         self._views: dict[str, View] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, gateway: Gateway) -> None:
@@ -118,48 +124,43 @@ class SlimHandler:
             try:
                 body = await self._body(scope, receive)
             except GatewayError as error:
-                refusal = _error_response(error, path=scope["path"], request_id=request_id)
+                refusal = error_response(error, path=scope["path"], request_id=request_id)
                 await self._send(send, refusal, request_id)
                 return
-            request = SlimRequest(
-                scope=scope, body=body, gateway=gateway, request_id=request_id, depth_max=self._depth_max
-            )
             # From here on the next message can only be the disconnect.
             disconnect = asyncio.ensure_future(receive())
-            request.watch(disconnect)
-            await self._send(send, await self._response(request), request_id)
+            response = await self.respond(
+                scope, body, gateway=gateway, request_id=request_id, on_disconnect=partial(_when, disconnect)
+            )
+            await self._send(send, response, request_id)
         except ClientGoneError:
             logger.info("client_gone")
         finally:
             if disconnect is not None and not disconnect.done():
                 disconnect.cancel()
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, within its limits of size and time."""
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._body_bytes_max:
-                raise _too_large(self._body_bytes_max)
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGoneError
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size > self._body_bytes_max:
-                        raise _too_large(self._body_bytes_max)
-                    parts.append(part)
-                    if not message.get("more_body"):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError as error:
-            message_text = f"The body did not arrive within {self._body_timeout_s:g} s; send it again."
-            raise RequestTimeoutError(message_text) from error
+    def is_posted(self, path: bytes) -> bool:
+        """Whether a POST to the path, as it came, is one of the operations that are called as they are."""
+        return path in self._posted
 
-    async def _response(self, request: SlimRequest) -> SlimResponse:
+    def check_announced(self, headers: Headers) -> None:
+        """Raises RequestTooLargeError where the body is announced as longer than its limit."""
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and int(value) > self.body_bytes_max:
+                raise body_too_large(self.body_bytes_max)
+
+    async def respond(
+        self, scope: Scope, body: bytes, *, gateway: Gateway, request_id: str, on_disconnect: OnDisconnect
+    ) -> SlimResponse:
         """The operation's answer, or the error that it raised, as a response. Never raises."""
+        request = SlimRequest(
+            scope=scope,
+            body=body,
+            gateway=gateway,
+            request_id=request_id,
+            depth_max=self._depth_max,
+            on_disconnect=on_disconnect,
+        )
         error: GatewayError
         try:
             view, kwargs = self._view(request)
@@ -177,7 +178,28 @@ class SlimHandler:
             error = InternalError("Something failed inside the gateway; its log has the request id.")
         else:
             return response
-        return _error_response(error, path=request.path, request_id=request.request_id)
+        return error_response(error, path=request.path, request_id=request_id)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body, within its limits of size and time."""
+        self.check_announced(scope["headers"])
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self.body_bytes_max:
+                        raise body_too_large(self.body_bytes_max)
+                    parts.append(part)
+                    if not message.get("more_body"):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError as error:
+            raise body_too_late(self.body_timeout_s) from error
 
     def _view(self, request: SlimRequest) -> tuple[View, dict[str, Any]]:
         view = self._operations.get((request.path, request.method)) or self._views.get(request.path)
@@ -203,7 +225,7 @@ class SlimHandler:
         """Send what comes; a caller that reads nothing for the write time-out is gone."""
         try:
             async for data in outbox.stream():
-                async with asyncio.timeout(self._write_timeout_s):
+                async with asyncio.timeout(self.write_timeout_s):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
                 if outbox.is_left:
                     return
@@ -215,7 +237,8 @@ class SlimHandler:
             outbox.abandon()
 
 
-def _error_response(error: GatewayError, *, path: str, request_id: str) -> JsonResponse:
+def error_response(error: GatewayError, *, path: str, request_id: str) -> JsonResponse:
+    """The refusal in the words of the API that was asked; counted."""
     metrics.FAILURES.labels(error.code).inc()
     headers = tuple(error.headers)
     if path.startswith(MESSAGES_PATH):
@@ -225,5 +248,13 @@ def _error_response(error: GatewayError, *, path: str, request_id: str) -> JsonR
     return JsonResponse(error_body(error), status=error.http_status, headers=headers)
 
 
-def _too_large(limit_bytes: int) -> RequestTooLargeError:
+def body_too_large(limit_bytes: int) -> RequestTooLargeError:
     return RequestTooLargeError(f"The body is larger than {limit_bytes} bytes; send less.")
+
+
+def body_too_late(limit_s: float) -> RequestTimeoutError:
+    return RequestTimeoutError(f"The body did not arrive within {limit_s:g} s; send it again.")
+
+
+def _when(disconnect: "asyncio.Future[Any]", callback: Callable[[], None]) -> None:
+    disconnect.add_done_callback(lambda done: None if done.cancelled() else callback())

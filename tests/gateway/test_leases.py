@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from gateway import leases
 from gateway.embedded_valkey import is_answering, plan_server
 from gateway.leases import LeasedLimiter
 from gateway.ratelimit import Demand
+from tests.fakes.loops import end_loops
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -78,10 +79,7 @@ async def limiters(url, count, *, others=0):
         await until(know_each_other)
         yield made
     finally:
-        for beat in beats:
-            beat.cancel()
-            with suppress(asyncio.CancelledError):
-                await beat
+        await end_loops(beats)
         for limiter in made:
             await limiter.aclose()
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from gateway.nodes import (
 from gateway.regions import OwnRegion, PeerRegion
 from routing.learning import NOTHING_LEARNT, Dispatched, observe
 from routing.sharing import BACKLOG_TOKENS, FIELDS, IN_FLIGHT, OPEN_UNTIL_US, REQUESTS
+from tests.fakes.loops import end_loops
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +94,7 @@ class Process:
         return time.monotonic() - begun_s
 
     async def end(self):
-        for loop in self.loops:
-            loop.cancel()
-            with suppress(asyncio.CancelledError):
-                await loop
+        await end_loops(self.loops)
         self.exchange.close()
         await self.nodes.aclose()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import server as serving
 from gateway.server import DrainingServer
@@ -197,7 +198,7 @@ def test_options_of_uvicorn(monkeypatch):
     names = ("loop", "http", "ws", "lifespan", "access_log", "proxy_headers", "forwarded_allow_ips")
     assert {name: seen[name] for name in names} == {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": HttpToolsProtocol,
         "ws": "websockets-sansio",
         "lifespan": "on",
         "access_log": False,

@@ -49,6 +49,7 @@ class Command(BaseCommand):
             self._supervise(workers=workers, host=host, port=port)
             return
         from gateway.asgi import application  # noqa: PLC0415 -- app ready
+        from gateway.caller import CallerProtocol  # noqa: PLC0415 -- app ready
 
         run_server(
             application=application,
@@ -57,6 +58,7 @@ class Command(BaseCommand):
             drain_timeout_s=settings.DRAIN_TIMEOUT_S,
             trusted_proxies=settings.TRUSTED_PROXIES,
             is_port_shared=worker > 0,
+            connection_class=CallerProtocol,
         )
 
     def _supervise(self, *, workers: int, host: str, port: int) -> None:
