@@ -17,8 +17,7 @@ KEPT_MIN = 256
 class Presumptions:
     """Plain answers by when their first token is due. One timer rings for all: `on_due` is called then.
 
-    `clock` gives monotonic seconds, `call_later` runs a function some seconds from now. Whoever needs to know
-    earlier asks with `due`.
+    `clock` gives monotonic seconds, `call_later` runs a function some seconds from now.
     """
 
     def __init__(
@@ -41,9 +40,6 @@ class Presumptions:
             self._expected = [each for each in self._expected if each[2].unseen_tokens]
             heapq.heapify(self._expected)
             self._kept_max = max(KEPT_MIN, 2 * len(self._expected))
-
-    def has_due(self, now_s: float) -> bool:
-        return bool(self._expected) and self._expected[0][0] <= now_s
 
     def take_due(self, now_s: float) -> list[Attempt]:
         """Those that are due and have not ended; they are asked for no more."""

@@ -69,10 +69,7 @@ class Traffic:
 
         What the other processes did meanwhile is in the states then.
         """
-        now_s = self._clock()
-        self._exchange.hear(self.states, now_s=now_s)
-        if self._presumptions.has_due(now_s):
-            self._presume_due(now_s)
+        self._exchange.hear(self.states, now_s=self._clock())
         known = self._lengths.get((key_id, profile.model))
         expected = profile.output_tokens_expected
         if known is not None:
@@ -91,7 +88,7 @@ class Traffic:
         Its first token is presumed to have come when it was expected.
         """
         deployment, profile = attempt.candidate.deployment, attempt.request.profile
-        state = self._state(attempt)
+        state = self.states.get(deployment.id, NOTHING_LEARNT)
         if deployment.cluster_kind == "own":
             forecast = state.forecast
             prompt_tokens = profile.prompt_tokens_estimate
@@ -107,7 +104,7 @@ class Traffic:
             requests_per_min=limit_of(deployment.rpm_max),
             tokens_per_min=limit_of(deployment.tpm_max),
         )
-        self._fold(attempt, event, now_s)
+        self._fold(attempt.candidate.deployment, event, now_s)
 
     def on_first_token(self, attempt: Attempt) -> None:
         """The first content of a stream was seen."""
@@ -123,7 +120,7 @@ class Traffic:
             is_missed=now_s - attempt.request_started_s > attempt.ttft_objective_s,
         )
         attempt.unseen_tokens = 0
-        self._fold(attempt, event, now_s)
+        self._fold(attempt.candidate.deployment, event, now_s)
 
     def on_progress(self, attempt: Attempt) -> None:
         """A stream runs: how fast, by the frames since its first."""
@@ -131,15 +128,16 @@ class Traffic:
             return
         now_s = self._clock()
         running_s = now_s - attempt.started_s - attempt.ttft_s
-        self._fold(attempt, Progressed(pace_s=running_s / (attempt.output_frames - 1)), now_s)
+        event = Progressed(pace_s=running_s / (attempt.output_frames - 1))
+        self._fold(attempt.candidate.deployment, event, now_s)
 
     def on_failure(self, attempt: Attempt, failed: UpstreamFailure, *, now_s: float) -> None:
         """An attempt failed before any content."""
         unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
-        if not failed.is_counted:
-            self._fold(attempt, Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens), now_s)
-            return
         deployment = attempt.candidate.deployment
+        if not failed.is_counted:
+            self._fold(deployment, Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens), now_s)
+            return
         event = Failed(
             sent_s=attempt.started_s,
             draw=_draw(),
@@ -149,7 +147,7 @@ class Traffic:
             requests_per_min=limit_of(deployment.rpm_max),
             tokens_per_min=limit_of(deployment.tpm_max),
         )
-        self._fold(attempt, event, now_s)
+        self._fold(attempt.candidate.deployment, event, now_s)
 
     def on_end(self, attempt: Attempt, settlement: Settlement, *, now_s: float) -> None:
         """A settled attempt that had content, or whose caller left."""
@@ -176,23 +174,33 @@ class Traffic:
             )
         elif settlement.outcome in COUNTED_OUTCOMES and settlement.error_code != "draining":
             event = Failed(sent_s=attempt.started_s, draw=_draw(), unseen_tokens=unseen_tokens)
-        self._fold(attempt, event, now_s)
+        self._fold(attempt.candidate.deployment, event, now_s)
 
     def on_lost(self, attempt: Attempt, *, now_s: float) -> None:
         """An attempt whose end could not be booked: the cluster is not to blame."""
         unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
-        self._fold(attempt, Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens), now_s)
+        event = Abandoned(sent_s=attempt.started_s, unseen_tokens=unseen_tokens)
+        self._fold(attempt.candidate.deployment, event, now_s)
 
     def _presume_due(self, now_s: float) -> None:
+        """Those of one deployment together: they come at the same moment, to the ring's precision."""
+        due: dict[str, tuple[Deployment, int]] = {}
         for attempt in self._presumptions.take_due(now_s):
-            self._presume(attempt, now_s=now_s)
+            deployment = attempt.candidate.deployment
+            tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
+            _, before = due.get(deployment.id, (deployment, 0))
+            due[deployment.id] = deployment, before + tokens
+        if due:
+            self._exchange.hear(self.states, now_s=now_s)
+        for deployment, tokens in due.values():
+            self._fold(deployment, Presumed(prompt_tokens=tokens), now_s)
 
     def _presume(self, attempt: Attempt, *, now_s: float) -> None:
-        """Unless it is over already, as it then is the moment it was known."""
+        """Its end is the latest moment at which the first token can have come."""
         if attempt.unseen_tokens:
             unseen_tokens, attempt.unseen_tokens = attempt.unseen_tokens, 0
             self._exchange.hear(self.states, now_s=now_s)
-            self._fold(attempt, Presumed(prompt_tokens=unseen_tokens), now_s)
+            self._fold(attempt.candidate.deployment, Presumed(prompt_tokens=unseen_tokens), now_s)
 
     def _note_length(self, attempt: Attempt, settlement: Settlement) -> None:
         profile, usage = attempt.request.profile, settlement.usage
@@ -208,13 +216,10 @@ class Traffic:
             output_tokens=usage.output_tokens // profile.choice_count,
         )
 
-    def _state(self, attempt: Attempt) -> DeploymentState:
-        return self.states.get(attempt.candidate.deployment.id, NOTHING_LEARNT)
-
-    def _fold(self, attempt: Attempt, event: Event, now_s: float) -> None:
-        deployment_id, before = attempt.candidate.deployment.id, self._state(attempt)
-        after = self.states[deployment_id] = observe(before, event, now_s)
-        self._exchange.tell(deployment_id, event, before=before, after=after)
+    def _fold(self, deployment: Deployment, event: Event, now_s: float) -> None:
+        before = self.states.get(deployment.id, NOTHING_LEARNT)
+        after = self.states[deployment.id] = observe(before, event, now_s)
+        self._exchange.tell(deployment.id, event, before=before, after=after)
 
 
 def _generation_s(attempt: Attempt, *, now_s: float) -> float | None:

@@ -62,12 +62,11 @@ def test_what_ended_is_not_told(clock, later):
     presumptions.add(ended, delay_s=1.0)
     ended.unseen_tokens = 0
     clock.now_s += 1.0
-    assert presumptions.has_due(clock.now_s)
 
     later.calls[0][1]()
 
     assert told == []
-    assert not presumptions.has_due(clock.now_s)
+    assert presumptions.take_due(clock.now_s) == []
 
 
 def test_what_ended_long_before_it_was_due_is_not_kept(clock, later):

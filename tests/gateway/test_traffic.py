@@ -180,12 +180,13 @@ def test_stream_tells_its_pace(traffic, clock):
     assert traffic.states[place.id].pace_s == pytest.approx(0.1)
 
 
-def test_choice_does_not_wait_for_the_timer_to_presume(traffic, clock):
-    place = deployment("own")
-    traffic.on_dispatch(attempt_of(place, is_stream=False), now_s=clock.now_s)
-    assert backlog(traffic, place) == (1, 1000)
+def test_first_tokens_presumed_together_leave_the_backlog_together(traffic, later, clock):
+    place, other = deployment("own"), deployment("other")
+    for where, tokens in ((place, 1000), (other, 10), (place, 200)):
+        traffic.on_dispatch(attempt_of(where, is_stream=False, prompt_tokens=tokens), now_s=clock.now_s)
+    assert (backlog(traffic, place), backlog(traffic, other)) == ((2, 1200), (1, 10))
     clock.now_s += 600.0
 
-    traffic.asked(profile(), key_id="k", waited_s=0.0, tried=frozenset())
+    later.calls[0][1]()
 
-    assert backlog(traffic, place) == (1, 0)
+    assert (backlog(traffic, place), backlog(traffic, other)) == ((2, 0), (1, 0))
