@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
+from operator import not_
 from typing import Any
 from uuid import UUID
 
@@ -73,15 +75,17 @@ def _insert_holds(
         for hold in holds
     ]
     suffix = "ON CONFLICT (attempt_id) DO NOTHING RETURNING attempt_id"
-    new: set[UUID] = set()
+    new: set[Any] = set()
     for statement in insert_into(Reservation, connection=connection, suffix=suffix).statements(rows):
         execute_all(cursor, connection, [*before, statement])
         # A hold repeated under the same attempt id is there already and is not counted again.
-        new.update(uuid_of(row[0]) for row in cursor.fetchall())
+        new.update(attempt_id for (attempt_id,) in cursor.fetchall())
         before = ()
-    added = [hold for hold in holds if hold.attempt_id in new]
+    is_new = [uuid_value(hold.attempt_id, connection=connection) in new for hold in holds]
+    added = list(compress(holds, is_new))
     _add_to_windows(cursor, connection, added, is_decided=is_decided)
-    repeated = [hold for hold in holds if hold.attempt_id not in new and hold.clamp is not None]
+    known = compress(holds, map(not_, is_new))
+    repeated = [hold for hold in known if hold.clamp is not None]
     return _as_taken_before(cursor, connection, repeated) if repeated else {}
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +20,11 @@ from billing.statements import (
     insert_into,
     moment_value,
     placeholders,
-    uuid_of,
     uuid_value,
 )
 
 DURATION_MS_MAX = 2**31 - 1  # what the columns take: 24 days
+KEY_IDS_MAX = 4096
 
 
 class _Settled(Struct, frozen=True, kw_only=True):
@@ -82,7 +83,8 @@ def _close_reservations(
     cursor: Any, connection: Any, settlements: Sequence[Settlement], *, state: str
 ) -> list[_Settled]:
     """Take open reservations to their end; only those that this call closed come back."""
-    by_id = {settlement.hold.attempt_id: settlement for settlement in settlements}
+    # By the id as the driver writes and gives it back: making a UUID of it costs more than all else here.
+    by_id = {uuid_value(one.hold.attempt_id, connection=connection): one for one in settlements}
     closed: list[_Settled] = []
     for chunk in chunks(list(by_id)):
         sql = (
@@ -91,9 +93,9 @@ def _close_reservations(
             f"RETURNING attempt_id, held_nanousd, windows"
         )
         at = moment_value(by_id[chunk[0]].at, connection=connection)
-        cursor.execute(sql, [state, at, *(uuid_value(one, connection=connection) for one in chunk)])
+        cursor.execute(sql, [state, at, *chunk])
         for attempt_id, held, windows in cursor.fetchall():
-            settlement = by_id[uuid_of(attempt_id)]
+            settlement = by_id[attempt_id]
             cost = 0 if settlement.is_void else settlement.cost_nanousd
             closed.append(
                 _Settled(
@@ -114,7 +116,7 @@ def _usage_row(one: _Settled) -> dict[str, Any]:
         "experiment": "",
         "arm": "",
         **settlement.hold.attribution,
-        "key_id": UUID(settlement.hold.attribution["key_id"]),
+        "key_id": _key_id(settlement.hold.attribution["key_id"]),
         "attempt_id": settlement.hold.attempt_id,
         "request_id": settlement.hold.request_id,
         "started_at": settlement.hold.at,
@@ -139,6 +141,12 @@ def _usage_row(one: _Settled) -> dict[str, Any]:
         "ttft_ms": None if settlement.ttft_ms is None else _as_column(settlement.ttft_ms),
         "duration_ms": _as_column(settlement.duration_ms),
     }
+
+
+# The same keys again and again: a UUID is made in 2 us, found in 0.1.
+@lru_cache(maxsize=KEY_IDS_MAX)
+def _key_id(text: str) -> UUID:
+    return UUID(text)
 
 
 def _as_column(duration_ms: int) -> int:
@@ -188,7 +196,7 @@ def _rollup_row(one: _Settled) -> dict[str, Any]:
     return {
         **group,
         "id": rollup_id(**group),
-        "key_id": UUID(names["key_id"]),
+        "key_id": _key_id(names["key_id"]),
         "key_name": names["key_name"],
         "cluster_kind": names["cluster_kind"],
         "provider": names["provider"],
