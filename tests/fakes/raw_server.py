@@ -33,7 +33,9 @@ class RawServer:
         for task in self._tasks:
             task.cancel()
         for writer in self.connections:
-            writer.transport.abort()
+            # Python 3.11 trips over one that was closed while it still had to write, and then did.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # What is left of the sockets is closed in the next rounds of the loop.
         for _ in range(3):

@@ -1,8 +1,9 @@
 """What a request costs in CPU over a fixed piece of work: `python -m tests.gateway.cpu_guard [--record]`.
 
-The whole gateway runs in this process and is called as an ASGI application; its upstream is the benchmark's
-stub in a process of its own. CPU time and not wall time; the least of many turns, in which the requests and
-the fixed work take each other's place: so neither a slower machine nor a crowded one moves the ratio much.
+The whole gateway runs in this process, from the bytes of a connection to those of the answer; its upstream
+is the benchmark's stub in a process of its own. CPU time and not wall time; the least of many turns, in which
+the requests and the fixed work take each other's place: so neither a slower machine nor a crowded one moves
+the ratio much.
 """
 
 import argparse
@@ -20,7 +21,10 @@ from pathlib import Path
 import django
 import orjson
 import uvloop
+from uvicorn import Config
+from uvicorn.server import ServerState
 
+from gateway.bench.connection import request_bytes
 from gateway.bench.processes import Running, free_port, wait_for_status
 from gateway.bench.stub import MODEL
 
@@ -41,9 +45,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="tollgate-guard-") as folder:
         prepare_environment(folder)
         with stub_port(Path(folder)) as port:
-            body, headers = seeded_request(Path(folder), upstream_port=port)
+            request = seeded_request(Path(folder), upstream_port=port)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                measured = runner.run(measure(body, headers, added_us=options.added_us))
+                measured = runner.run(measure(request, added_us=options.added_us))
     recorded = json.loads(RECORD.read_text())
     version = ".".join(platform.python_version_tuple()[:2])
     if options.record:
@@ -88,79 +92,70 @@ def seeded_request(folder, *, upstream_port):
     configuration.write_text(fleet_configuration(cluster_count=10, upstream_port=upstream_port))
     key = seeded_keys(configuration, key_count=1)[0]
     body = orjson.dumps({"model": MODEL, **PROMPT})
-    headers = [
-        (b"host", b"127.0.0.1"),
-        (b"authorization", f"Bearer {key}".encode()),
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    return body, headers
+    return request_bytes(path=PATH, body=body, headers={"authorization": f"Bearer {key}"})
 
 
-async def measure(body, headers, *, added_us):
+async def measure(request, *, added_us):
     from gateway.asgi import Application  # noqa: PLC0415 -- app ready
 
     application = Application()
     await application._started()
+    config = Config(application, ws="none", access_log=False, log_config=None, proxy_headers=False)
+    config.load()
     try:
         request_us = work_us = float("inf")
         for turn in range(WARM_UP_TURNS + TURNS):
             spent_us = work()
-            batch_us = await batch(application, body, headers, added_us=added_us)
+            batch_us = await batch(config, request, added_us=added_us)
             if turn >= WARM_UP_TURNS:
                 work_us, request_us = min(work_us, spent_us), min(request_us, batch_us)
     finally:
-        await application._gateway.stop()
+        await application.gateway.stop()
     return {"ratio": request_us / work_us, "request_us": request_us, "work_us": work_us}
 
 
-async def batch(application, body, headers, *, added_us):
+async def batch(config, request, *, added_us):
     """Microseconds of CPU, of all threads, for each of so many requests."""
+    from gateway.caller import CallerProtocol  # noqa: PLC0415 -- app ready
+
     left = iter(range(REQUESTS))
     begun_s = time.process_time()
 
     async def caller():
+        line = FakeLine()
+        protocol = CallerProtocol(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(line)
         for _ in left:
             spin(added_us)
-            assert await status_of(application, body, headers) == 200
+            protocol.data_received(request)
+            assert (await line.answer()).startswith(b"HTTP/1.1 200 OK")
+        protocol.connection_lost(None)
 
     await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
     return (time.process_time() - begun_s) / REQUESTS * 1e6
 
 
-async def status_of(application, body, headers):
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": PATH,
-        "raw_path": PATH.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": list(headers),
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-    status = 0
-    ended = asyncio.Event()
+class FakeLine(asyncio.Transport):
+    """A caller's end of a connection: what is written to it is the answer, in one piece."""
 
-    async def receive():
-        if messages:
-            return messages.pop()
-        await ended.wait()
-        return {"type": "http.disconnect"}
+    def __init__(self):
+        super().__init__()
+        self._answers = asyncio.Queue()
 
-    async def send(message):
-        nonlocal status
-        status = message.get("status", status)
+    def write(self, data):
+        self._answers.put_nowait(data)
 
-    await application(scope, receive, send)
-    ended.set()
-    return status
+    async def answer(self):
+        return await self._answers.get()
+
+    def is_closing(self):
+        return False
+
+    def close(self):
+        """Nothing is open."""
+
+    def resume_reading(self):
+        """It never paused."""
 
 
 def work():
