@@ -27,15 +27,15 @@ class Observer:
         deployment = attempt.candidate.deployment
         kind = "cluster" if deployment.cluster_kind == "own" else "external"
         reason = "reroute" if attempt.number > 1 else decision.reason
-        metrics.decision_counter(deployment.cluster, kind, reason).inc()
+        metrics.decisions(deployment.cluster, kind, reason).untold += 1
         if attempt.number > 1:
-            metrics.of_cluster(deployment.cluster).reroutes.inc()
+            metrics.of_cluster(deployment.cluster).reroutes.untold += 1
 
     def on_failure(self, attempt: Attempt, failed: UpstreamFailure, *, now_s: float) -> None:
         """An attempt that failed before any content."""
         self.traffic.on_failure(attempt, failed, now_s=now_s)
         cluster = attempt.candidate.deployment.cluster
-        metrics.of_cluster(cluster).failed.inc()
+        metrics.of_cluster(cluster).failed.untold += 1
         logger.warning(
             "attempt_failed",
             cluster=cluster,
@@ -75,14 +75,18 @@ class Observer:
 
     def _count(self, attempt: Attempt, settlement: Settlement) -> None:
         counters = metrics.of_cluster(attempt.candidate.deployment.cluster)
-        (counters.ok if settlement.outcome == "ok" else counters.failed).inc()
+        (counters.ok if settlement.outcome == "ok" else counters.failed).untold += 1
         counters.duration.observe(settlement.duration_ms / 1000)
         if attempt.ttft_s is not None:
             counters.ttft.observe(attempt.ttft_s)
-        counters.input_tokens.inc(settlement.usage.input_tokens)
-        counters.cached_tokens.inc(settlement.usage.cache_read_tokens)
-        counters.output_tokens.inc(settlement.usage.output_tokens)
-        counters.cost.inc(min(settlement.cost_nanousd, settlement.hold.held_nanousd))
-        counters.variance.inc(max(settlement.cost_nanousd - settlement.hold.held_nanousd, 0))
-        if settlement.usage.is_estimate:
-            counters.estimates.inc()
+        usage, cost, held = settlement.usage, settlement.cost_nanousd, settlement.hold.held_nanousd
+        counters.input_tokens.untold += usage.input_tokens
+        counters.cached_tokens.untold += usage.cache_read_tokens
+        counters.output_tokens.untold += usage.output_tokens
+        if cost > held:
+            counters.cost.untold += held
+            counters.variance.untold += cost - held
+        else:
+            counters.cost.untold += cost
+        if usage.is_estimate:
+            counters.estimates.untold += 1

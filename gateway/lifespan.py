@@ -230,6 +230,7 @@ class Gateway:
         while True:
             metrics.IN_FLIGHT.set(self.admission.in_flight)
             metrics.LEDGER_QUEUE.set(self.ledger.queue_depth)
+            metrics.tell_tallies()
             await asyncio.sleep(GAUGE_INTERVAL_S)
 
     async def _end_loops(self) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -146,21 +147,47 @@ RATELIMIT_LOCAL = Gauge(
 )
 
 
+class Tally:
+    """What is still to be added to a counter: a sum in passing costs a twentieth of an increment.
+
+    Counted on the event loop only, and told to the counter there: by `tell_tallies`.
+    """
+
+    __slots__ = ("_counter", "untold")
+    made: ClassVar[list["Tally"]] = []
+
+    def __init__(self, counter: Counter) -> None:
+        self.untold = 0
+        self._counter = counter
+        self.made.append(self)
+
+    def tell(self) -> None:
+        if self.untold:
+            self._counter.inc(self.untold)
+            self.untold = 0
+
+
+def tell_tallies() -> None:
+    """Add what was counted: before somebody reads, and every now and then for the port's other processes."""
+    for tally in Tally.made:
+        tally.tell()
+
+
 class ClusterMetrics:
     """The children of one cluster's label, looked up once: `labels()` costs more than the increment."""
 
     def __init__(self, cluster: str) -> None:
-        self.ok = REQUESTS.labels(cluster, "success")
-        self.failed = REQUESTS.labels(cluster, "error")
+        self.ok = Tally(REQUESTS.labels(cluster, "success"))
+        self.failed = Tally(REQUESTS.labels(cluster, "error"))
         self.duration = DURATION.labels(cluster)
         self.ttft = TTFT.labels(cluster)
-        self.input_tokens = TOKENS.labels(cluster, "input")
-        self.output_tokens = TOKENS.labels(cluster, "output")
-        self.cached_tokens = CACHED_TOKENS.labels(cluster)
-        self.cost = COST.labels(cluster)
-        self.variance = VARIANCE.labels(cluster)
-        self.estimates = ESTIMATES.labels(cluster)
-        self.reroutes = REROUTES.labels(cluster)
+        self.input_tokens = Tally(TOKENS.labels(cluster, "input"))
+        self.output_tokens = Tally(TOKENS.labels(cluster, "output"))
+        self.cached_tokens = Tally(CACHED_TOKENS.labels(cluster))
+        self.cost = Tally(COST.labels(cluster))
+        self.variance = Tally(VARIANCE.labels(cluster))
+        self.estimates = Tally(ESTIMATES.labels(cluster))
+        self.reroutes = Tally(REROUTES.labels(cluster))
 
 
 # Clusters come from the inventory: a few hundred at most, and a name that is gone is only memory.
@@ -170,8 +197,8 @@ def of_cluster(cluster: str) -> ClusterMetrics:
 
 
 @cache
-def decision_counter(target: str, kind: str, reason: str) -> Counter:
-    return DECISIONS.labels(target, kind, reason)
+def decisions(target: str, kind: str, reason: str) -> Tally:
+    return Tally(DECISIONS.labels(target, kind, reason))
 
 
 def exposition() -> bytes:

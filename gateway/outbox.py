@@ -1,7 +1,6 @@
 """Hands an answer from the pump that reads it to the caller who gets it, with back-pressure between them."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from msgspec import Struct
@@ -28,11 +27,14 @@ class Outbox:
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._chunks: deque[bytes] = deque()
+        # How it begins: one of the two, once.
+        self._reply: Reply | None = None
+        self._error: GatewayError | None = None
+        self._chunks: list[bytes] = []
         self._size_bytes = 0
         self._is_closed = False
-        self._changed = asyncio.Event()
+        # Who waits for a change: the caller for bytes, the pump for room.
+        self._waiters: list[asyncio.Future[None]] = []
         self._on_abandon: Callable[[], None] | None = None
         self.is_left = False
         self.is_abandoned = False
@@ -42,25 +44,25 @@ class Outbox:
     @property
     def is_started(self) -> bool:
         """Whether the caller has been told how the answer begins: no re-route after that."""
-        return self._head.done()
+        return self._reply is not None or self._error is not None
 
     @property
     def has_room(self) -> bool:
         return self._size_bytes < self._bytes_max or self.is_left
 
     def start(self, reply: Reply) -> None:
-        if not self._head.done():
-            self._head.set_result(reply)
+        if not self.is_started:
+            self._reply = reply
+            self._ring()
 
     async def put(self, data: bytes) -> None:
         """Add bytes, waiting for room; once the caller has left they are dropped."""
         while not self.has_room:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
         if data and not self.is_left:
             self._chunks.append(data)
             self._size_bytes += len(data)
-            self._changed.set()
+            self._ring()
 
     async def complete(self, reply: Reply, *, last: bytes = b"") -> None:
         """The answer is whole and settled: tell how it begins, if that is still due, and its last bytes."""
@@ -69,21 +71,18 @@ class Outbox:
 
     def fail(self, error: GatewayError) -> None:
         """End with an error: as the reply if none has started, else as the stream's last event."""
-        if not self._head.done():
-            self._head.set_exception(error)
-            # A caller that left never looks at it; that is no lost exception.
-            self._head.exception()
+        if not self.is_started:
+            self._error = error
         elif not self._is_closed and not self.is_left:
             self._chunks.append(error_event(error))
         self.close()
 
     def close(self) -> None:
         """Nothing more comes. An answer that never began ends too: its caller must not wait for ever."""
-        if not self._head.done():
-            self._head.set_exception(ClientClosedError("The caller left before the answer began."))
-            self._head.exception()
+        if not self.is_started:
+            self._error = ClientClosedError("The caller left before the answer began.")
         self._is_closed = True
-        self._changed.set()
+        self._ring()
 
     def on_abandon(self, callback: Callable[[], None]) -> None:
         """Call back once when the caller leaves, at once if it has."""
@@ -95,21 +94,24 @@ class Outbox:
 
     async def reply(self) -> Reply:
         """Wait for the start of the answer; raises the GatewayError that came instead."""
-        return await asyncio.shield(self._head)
+        while self._reply is None:
+            if self._error is not None:
+                raise self._error
+            await self._change()
+        return self._reply
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The bytes as they come; what waited together leaves together."""
         while True:
             if self._chunks:
-                data = self._chunks.popleft() if len(self._chunks) == 1 else self._drained()
+                chunks, self._chunks = self._chunks, []
                 self._size_bytes = 0
-                self._changed.set()
-                yield data
+                self._ring()
+                yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
             elif self._is_closed or self.is_left:
                 return
             else:
-                self._changed.clear()
-                await self._changed.wait()
+                await self._change()
 
     def abandon(self) -> None:
         """The caller left. The pump goes on by itself, to settle."""
@@ -125,9 +127,18 @@ class Outbox:
         self.is_left = True
         self._chunks.clear()
         self._size_bytes = 0
-        self._changed.set()
+        self._ring()
 
-    def _drained(self) -> bytes:
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        return data
+    # --- Between them
+
+    async def _change(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _ring(self) -> None:
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
