@@ -29,13 +29,14 @@ from gateway.idempotency import AnswerKeeper
 from gateway.leases import LeasedLimiter
 from gateway.live import LiveFeed
 from gateway.nodes import NodeExchange
+from gateway.overload import Door
 from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
 from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
 from gateway.sending import Sender
 from gateway.token_counts import TokenCounter
-from gateway.traffic import Traffic
+from gateway.traffic import Traffic, call_later
 from gateway.upstream import Upstreams
 from gateway.waiting import WaitRoom
 
@@ -114,6 +115,7 @@ class Gateway:
         )
         self.token_counter = TokenCounter(upstreams=self.upstreams, clock=clock)
         self.exchange = Exchange(clock=clock)
+        self.door = Door(clock=clock, call_later=call_later) if settings.SHEDS_LOAD else None
         self.traffic = Traffic(clock=clock, exchange=self.exchange)
         self.observer = Observer(traffic=self.traffic)
         self.live = LiveFeed(
@@ -230,6 +232,8 @@ class Gateway:
         while True:
             metrics.IN_FLIGHT.set(self.admission.in_flight)
             metrics.LEDGER_QUEUE.set(self.ledger.queue_depth)
+            if self.door is not None:
+                metrics.OVERLOAD_LIMIT.set(self.door.limit)
             metrics.tell_tallies()
             await asyncio.sleep(GAUGE_INTERVAL_S)
 
