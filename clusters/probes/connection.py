@@ -4,16 +4,18 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import httpx
 
 from clusters.endpoint import EndpointError, check_address, check_endpoint
 from clusters.probes.exchange import Place, ProbeError
-from clusters.signing import ssl_context
+from clusters.signing import ResumingContext, TlsIdentity, ssl_context
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
+CONTEXTS_MAX = 256
 
 
 @asynccontextmanager
@@ -60,10 +62,19 @@ async def _pinned_transport(cluster: Place) -> PinnedTransport:
     try:
         check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
         address = await _address(cluster)
-        verify = ssl_context(tls=cluster.tls) if cluster.endpoint.startswith("https://") else False
+        verify = _context(cluster.tls) if cluster.endpoint.startswith("https://") else False
     except (EndpointError, ValueError) as error:
         raise ProbeError(str(error), is_conclusive=True) from error
     return PinnedTransport(address=address, inner=httpx.AsyncHTTPTransport(verify=verify, trust_env=False))
+
+
+@lru_cache(maxsize=CONTEXTS_MAX)
+def _context(tls: TlsIdentity | None) -> ResumingContext:
+    """Made once for an identity: reading the public roots takes 16 ms, more than all the rest of a probe.
+
+    It is a function of the identity's own bytes, so a renewed certificate has a context of its own.
+    """
+    return ssl_context(tls=tls)
 
 
 async def _address(cluster: Place) -> str:

@@ -1,3 +1,4 @@
+import itertools
 import threading
 import uuid
 from datetime import timedelta
@@ -49,6 +50,21 @@ def test_probed_cluster_is_due_again_after_the_interval(standin):
     due = monitor.probe_due_clusters(now=NOW + 1.15 * interval)
 
     assert (names(early), names(due)) == ([], [("metal", True)])
+
+
+def test_no_cluster_is_probed_twice_in_an_interval_nor_left_out_of_one(standin):
+    for number in range(20):
+        add_cluster(name=f"c{number}", endpoint=standin.url)
+    tick, interval = timedelta(seconds=1), timedelta(seconds=30)
+
+    for tick_number in range(100):
+        monitor.probe_due_clusters(now=NOW + tick_number * tick)
+
+    for cluster in Cluster.objects.all():
+        checks = cluster.health_checks.order_by("checked_at").values_list("checked_at", flat=True)
+        gaps = [after - before for before, after in itertools.pairwise(checks)]
+        assert 2 <= len(gaps) <= 3
+        assert all(0.9 * interval <= gap <= 1.1 * interval + tick for gap in gaps)
 
 
 def test_interval_is_the_settings(standin):

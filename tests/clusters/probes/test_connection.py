@@ -184,6 +184,17 @@ async def test_mutual_tls_verifies_both_sides_by_name(monkeypatch, tmp_path):
     assert "TLS failed" in other_name.reason
 
 
+def test_tls_context_is_made_once_for_an_identity_and_anew_for_a_renewed_one():
+    before, after = (certificate_and_key(name="localhost")[0].encode() for _ in range(2))
+
+    contexts = [connection_module._context(TlsIdentity(ca_pem=pem)) for pem in (before, after, before)]
+
+    assert contexts[0] is contexts[2] is not contexts[1]
+    trusted = [context.get_ca_certs(binary_form=True) for context in contexts[:2]]
+    assert trusted == [[ssl.PEM_cert_to_DER_cert(pem.decode())] for pem in (before, after)]
+    assert connection_module._context(None) is connection_module._context(None)
+
+
 async def test_client_that_shows_no_certificate_is_refused(tmp_path):
     certificate, key = certificate_and_key(name="localhost", now=now())
     context = server_context(certificate, key, tmp_path, client_authority=certificate)
