@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from clusters import hourly_costs, inventory, monitor
-from clusters.badges import HEALTH_BADGES, STATE_BADGES, badge, check_badge
+from clusters.badges import STATE_BADGES, badge, check_badge, health_words
 from clusters.experiment_admin import ExperimentPages
 from clusters.forms import (
     ClusterForm,
@@ -40,7 +40,6 @@ from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
 from clusters.waking_admin import WAKING_FIELDSET, WAKING_READ_ONLY, WakingColumns
 from routing.cost import nanousd_per_1k_tokens
-from routing.types import ASLEEP
 
 RECENT_CHECKS = 20
 HOURLY_COSTS_SHOWN = 12
@@ -257,11 +256,8 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
 
     @admin.display(description="health", ordering="health")
     def health_badge(self, obj: Cluster) -> str:
-        """With the reason, where there is one; that nobody answers is none for a cluster that sleeps."""
-        if obj.billing == Cluster.Billing.AUTOSCALED and obj.temperature in ASLEEP:
-            return badge(css_class="badge-muted", text="Asleep")
-        shown = badge(css_class=HEALTH_BADGES.get(obj.health, "badge-muted"), text=obj.get_health_display())
-        return format_html("{} {}", shown, obj.health_reason) if obj.health_reason else shown
+        """By the prober and by live traffic."""
+        return health_words(obj, now=timezone.now())  # noqa: TID251 -- an edge: a page is drawn
 
     @admin.display(description="queue", ordering="queue_depth")
     def queue(self, obj: Cluster) -> str:

@@ -47,8 +47,11 @@ _HEALTH_FIELDS = frozenset(
         "running_count",
         "measured_tokens_per_s",
         "latency_ms",
+        "quick_look_count",
     }
 )
+# And what gateways write.
+_SEEN_FIELDS = _HEALTH_FIELDS | {"traffic_failed_at", "traffic_avoided_until"}
 PEM_PURPOSES = frozenset(
     {
         ClusterSecret.Purpose.CLIENT_CERTIFICATE,
@@ -343,17 +346,22 @@ def _save_changed_cluster(cluster: Cluster, *, left_alone: Collection[str]) -> N
     if before is None:
         raise InventoryError(f"cluster {cluster.name} was deleted meanwhile: add it anew")
     names = {field.name for field in cluster._meta.concrete_fields if not field.primary_key}
-    cluster.save(update_fields=sorted(names - _HEALTH_FIELDS - set(left_alone)))
+    cluster.save(update_fields=sorted(names - _SEEN_FIELDS - set(left_alone)))
     if any(before[name] != getattr(cluster, name) for name in _PROBED_FIELDS):
         _forget_latest_probe(cluster.pk)
 
 
 def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> None:
     condition = folded(
-        condition=Condition(health=cluster.health, failure_count=cluster.failure_count),
+        condition=Condition(
+            health=cluster.health,
+            failure_count=cluster.failure_count,
+            quick_look_count=cluster.quick_look_count,
+        ),
         observation=observation,
     )
     cluster.health = condition.health
+    cluster.quick_look_count = condition.quick_look_count
     cluster.failure_count = condition.failure_count
     cluster.health_reason = observation.reason[:REASON_CHARACTERS_MAX]
     cluster.health_checked_at = now

@@ -141,6 +141,11 @@ class Cluster(models.Model):
     running_count = models.PositiveIntegerField(null=True, blank=True)
     measured_tokens_per_s = models.PositiveIntegerField(null=True, blank=True)
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
+    # How many looks in quick succession are left since it refused connections.
+    quick_look_count = models.PositiveSmallIntegerField(default=0, editable=False)
+    # Written by gateways: when live traffic last found it failing, and until when they leave it alone.
+    traffic_failed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    traffic_avoided_until = models.DateTimeField(null=True, blank=True, editable=False)
 
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -46,11 +46,7 @@ def probe_due_clusters(*, now: datetime) -> list[ProbeResult]:
         cluster.id
         for cluster in Cluster.objects.exclude(state=Cluster.State.DISABLED)
         if is_probe_due(
-            condition=Condition(
-                health=cluster.health,
-                failure_count=cluster.failure_count,
-                is_waking=cluster.temperature == Cluster.Temperature.WAKING,
-            ),
+            condition=_condition(cluster),
             checked_at=cluster.health_checked_at,
             interval_s=interval_s,
             cluster_id=str(cluster.id),
@@ -87,6 +83,20 @@ def prune_health_checks(*, now: datetime, kept_days: int) -> int:
     """Delete the checks that are older; returns how many."""
     old = HealthCheck.objects.filter(checked_at__lt=now - timedelta(days=kept_days))
     return old.delete()[0]
+
+
+def _condition(cluster: Cluster) -> Condition:
+    failed_at, checked_at = cluster.traffic_failed_at, cluster.health_checked_at
+    has_failed_since = failed_at is not None and checked_at is not None and failed_at > checked_at
+    # A provider that is left alone has mostly said so itself: it is not asked more often for that.
+    is_news = cluster.kind == Cluster.Kind.OWN and cluster.health != Cluster.Health.UNHEALTHY
+    return Condition(
+        health=cluster.health,
+        failure_count=cluster.failure_count,
+        is_waking=cluster.temperature == Cluster.Temperature.WAKING,
+        is_suspected=is_news and has_failed_since,
+        quick_look_count=cluster.quick_look_count,
+    )
 
 
 async def _probe_all(views: Sequence[ClusterView], *, now_s: int) -> list[Observation]:

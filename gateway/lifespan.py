@@ -18,6 +18,7 @@ from gateway.accounting import WindowCalendar
 from gateway.admission import Admission
 from gateway.answer_seal import AnswerSeal
 from gateway.attempt import Reader
+from gateway.complaints import Complaints
 from gateway.database_threads import DatabaseThreads
 from gateway.delivery import Delivery, Limits
 from gateway.demand import WakeDemand
@@ -157,7 +158,7 @@ class Gateway:
         self.exchange.open(settings.DATA_DIR)
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
         loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run(), self.figures.run()]
-        loops += [self.exchange.run(self.traffic.states), self.demand.run()]
+        loops += [self.exchange.run(self.traffic.states), self.demand.run(), self._complaints().run()]
         self._nodes = _node_exchange(self.exchange, clock=time.monotonic)
         if self._nodes is not None:
             loops.append(self._nodes.run())
@@ -195,6 +196,15 @@ class Gateway:
         self.pipeline.waiting.ring()
         asyncio.get_running_loop().call_later(timeout_s, self.pumps.cut)
         logger.info("drain_started", in_flight=self.admission.in_flight, timeout_s=timeout_s)
+
+    def _complaints(self) -> Complaints:
+        return Complaints(
+            keeper=self.keeper,
+            states=self.traffic.states,
+            threads=self.demand_threads,
+            clock=time.monotonic,
+            wall_clock=wall_clock,
+        )
 
     def _delivery(self, clock: Callable[[], float]) -> Delivery:
         return Delivery(

@@ -259,8 +259,9 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_TIMEZONE = "UTC"
-# How often beat looks for clusters whose probe is due; the interval itself is a router setting.
-PROBE_TICK_S = 2
+# How often beat looks for clusters whose probe is due; the interval itself is a router setting. One that
+# comes back after a restart is seen within that.
+PROBE_TICK_S = 1
 # How often beat looks whether an autoscaled cluster is to be woken: a request may wait for it.
 WAKE_TICK_S = 2
 # Twice a minute, so that beat's drift leaves no minute out; only the first sample of a minute counts.

@@ -11,6 +11,7 @@ from clusters import inventory, monitor
 from clusters.demo.standin import StandinSettings
 from clusters.models import Cluster, Deployment, HealthCheck
 from clusters.probes.exchange import ProbeError
+from clusters.traffic_signs import note_traffic
 from clusters.verifying.signatures import make_verifier
 from tests.clusters.rows import CANARY, NOW, add_cluster
 from tests.fakes.standin_server import run_standin
@@ -87,6 +88,35 @@ def test_recovery_is_seen_within_a_minute(standin):
     monitor.probe_due_clusters(now=NOW + timedelta(minutes=9, seconds=58))
 
     assert Cluster.objects.values_list("health", "failure_count").get() == ("healthy", 0)
+
+
+@pytest.mark.parametrize(("kind", "due"), [("own", [("metal", True)]), ("provider", [])])
+def test_own_cluster_that_fails_live_traffic_is_probed_at_once_and_once(standin, kind, due):
+    backend = {"own": "vllm", "provider": "openai"}[kind]
+    add_cluster(endpoint=standin.url, kind=kind, backend=backend)
+    monitor.probe_due_clusters(now=NOW)
+    failed_at = NOW + timedelta(seconds=3)
+    note_traffic(avoided={"metal": failed_at + timedelta(seconds=5)}, recovered=[], now=failed_at)
+
+    at_once = monitor.probe_due_clusters(now=failed_at + timedelta(seconds=1))
+    again = monitor.probe_due_clusters(now=failed_at + timedelta(seconds=2))
+
+    assert (names(at_once), names(again)) == (due, [])
+
+
+def test_cluster_that_was_restarted_is_back_within_two_ticks():
+    settings = StandinSettings(models=("llama-3-8b",))
+    with run_standin(settings) as standin:
+        add_cluster(endpoint=standin.url)
+        monitor.probe_due_clusters(now=NOW)
+    seconds = [NOW + timedelta(seconds=40 + second) for second in range(10)]
+    down = [names(monitor.probe_due_clusters(now=now)) for now in seconds]
+
+    with run_standin(settings, port=int(standin.url.rpartition(":")[2])):
+        back = names(monitor.probe_due_clusters(now=NOW + timedelta(seconds=50)))
+
+    assert (down, back) == ([[("metal", False)]] * 10, [("metal", True)])
+    assert Cluster.objects.values_list("health", "quick_look_count").get() == ("healthy", 0)
 
 
 def test_claimed_cluster_is_not_probed_again():
