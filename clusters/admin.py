@@ -10,10 +10,10 @@ from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 
 from clusters import hourly_costs, inventory, monitor
-from clusters.badges import STATE_BADGES, badge, check_badge, health_words
+from clusters.badges import STATE_BADGES, badge, health_words
 from clusters.experiment_admin import ExperimentPages
 from clusters.forms import (
     ClusterForm,
@@ -24,7 +24,7 @@ from clusters.forms import (
     RouterSettingsForm,
     usd,
 )
-from clusters.health_admin import HealthCheckAdmin
+from clusters.health_admin import UNKNOWN, HealthCheckAdmin, ProbeHistory, known
 from clusters.models import (
     Cluster,
     ClusterSecret,
@@ -41,11 +41,9 @@ from clusters.vault import VaultError
 from clusters.waking_admin import WAKING_FIELDSET, WAKING_READ_ONLY, WakingColumns
 from routing.cost import nanousd_per_1k_tokens
 
-RECENT_CHECKS = 20
 HOURLY_COSTS_SHOWN = 12
 STANDING_BADGES = {"scheduled": "badge-warn", "in force": "badge-ok", "past": "badge-muted"}
 PROBES_PER_ACTION_MAX = 100
-UNKNOWN = "-"
 
 
 admin.site.register(HealthCheck, HealthCheckAdmin)
@@ -144,7 +142,7 @@ class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # tak
 
 
 @admin.register(Cluster)
-class ClusterAdmin(WakingColumns, InventoryAdmin):
+class ClusterAdmin(WakingColumns, ProbeHistory, InventoryAdmin):
     """Clusters and providers: how each is, what it costs, what it serves."""
 
     form = ClusterForm
@@ -175,6 +173,7 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
         "cost_per_1k",
         "credentials",
         "recent_checks",
+        "last_day",
     )
     fieldsets = (
         (None, {"fields": ("name", "preset", "kind", "provider", "region", "tags", "state")}),
@@ -205,7 +204,12 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
         ),
         (
             "Health",
-            {"fields": ("health_badge", "health_checked_at", "load", "speed", "latency", "recent_checks")},
+            {
+                "fields": (
+                    *("health_badge", "health_checked_at", "load", "speed", "latency"),
+                    *("last_day", "recent_checks"),
+                )
+            },
         ),
     )
 
@@ -262,12 +266,12 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
     @admin.display(description="queue", ordering="queue_depth")
     def queue(self, obj: Cluster) -> str:
         """Waiting requests, as the cluster says."""
-        return _known(obj.queue_depth)
+        return known(obj.queue_depth)
 
     @admin.display(description="waiting / running")
     def load(self, obj: Cluster) -> str:
         """As the cluster says."""
-        return f"{_known(obj.queue_depth)} / {_known(obj.running_count)}"
+        return f"{known(obj.queue_depth)} / {known(obj.running_count)}"
 
     @admin.display(description="tokens/s")
     def speed(self, obj: Cluster) -> str:
@@ -315,33 +319,6 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
                 return format_html("{} {}", badge(css_class="badge-warn", text="Expiring"), problem)
             return badge(css_class="badge-ok", text="Usable")
         return "stored with the cluster"
-
-    @admin.display(description=f"latest {RECENT_CHECKS} checks")
-    def recent_checks(self, obj: Cluster) -> str:
-        """A table, not an inline: new checks arrive while the page is open, and a form would trip on them."""
-        checks = HealthCheck.objects.filter(cluster_id=obj.pk).order_by("-checked_at")[:RECENT_CHECKS]
-        rows = format_html_join(
-            "",
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{} ms</td><td>{}</td><td>{}</td></tr>",
-            (
-                (
-                    f"{check.checked_at:%Y-%m-%d %H:%M:%S}",
-                    check_badge(check),
-                    check.reason or UNKNOWN,
-                    check.duration_ms,
-                    f"{_known(check.queue_depth)} / {_known(check.running_count)}",
-                    _known(check.tokens_per_s),
-                )
-                for check in checks
-            ),
-        )
-        if not rows:
-            return "not probed yet"
-        return format_html(
-            '<table class="recent-checks"><thead><tr><th>At (UTC)</th><th>Health</th><th>Reason</th>'
-            "<th>Took</th><th>Waiting / running</th><th>Tokens/s</th></tr></thead><tbody>{}</tbody></table>",
-            rows,
-        )
 
     @admin.action(description="Probe now", permissions=["change"])
     def probe_now(self, request: HttpRequest, queryset: QuerySet[Cluster]) -> None:
@@ -481,7 +458,3 @@ def _uuid(text: Any) -> UUID | None:
         return UUID(str(text))
     except ValueError:
         return None
-
-
-def _known(value: int | None) -> str:
-    return UNKNOWN if value is None else str(value)
