@@ -166,6 +166,7 @@ class ClusterAdmin(WakingColumns, ProbeHistory, InventoryAdmin):
         "health_badge",
         *WAKING_READ_ONLY,
         "health_checked_at",
+        "addresses",
         "load",
         "speed",
         "latency",
@@ -177,7 +178,10 @@ class ClusterAdmin(WakingColumns, ProbeHistory, InventoryAdmin):
     )
     fieldsets = (
         (None, {"fields": ("name", "preset", "kind", "provider", "region", "tags", "state")}),
-        ("Connection", {"fields": ("endpoint", "backend", "auth_type", "allow_private_network")}),
+        (
+            "Connection",
+            {"fields": ("endpoint", "backend", "auth_type", "allow_private_network", "expands_addresses")},
+        ),
         (
             "Cost and capacity",
             {
@@ -206,7 +210,7 @@ class ClusterAdmin(WakingColumns, ProbeHistory, InventoryAdmin):
             "Health",
             {
                 "fields": (
-                    *("health_badge", "health_checked_at", "load", "speed", "latency"),
+                    *("health_badge", "health_checked_at", "addresses", "load", "speed", "latency"),
                     *("last_day", "recent_checks"),
                 )
             },

@@ -30,6 +30,7 @@ CLUSTER_FIELDS = (
     "backend",
     "auth_type",
     "allow_private_network",
+    "expands_addresses",
     "billing",
     "cost_per_hour_nanousd",
     "replica_count",

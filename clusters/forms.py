@@ -198,6 +198,7 @@ class ClusterForm(InventoryForm):
             "backend",
             "auth_type",
             "allow_private_network",
+            "expands_addresses",
             "billing",
             "replica_count",
             "replicas_max",

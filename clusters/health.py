@@ -34,6 +34,8 @@ class Observation:
     ttft_ms: int | None = None
     models: tuple[str, ...] | None = None
     context_windows: tuple[tuple[str, int], ...] = ()  # (model, tokens), for those that said so
+    address_count: int | None = None  # of a cluster whose addresses were probed each by itself
+    healthy_address_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,15 @@ class HealthCheckAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # takes no 
 class ProbeHistory:
     """What the page of a cluster shows of its probes."""
 
+    @admin.display(description="addresses")
+    def addresses(self, obj: Cluster) -> str:
+        """How many answer, where each is a server of its own."""
+        if not obj.expands_addresses:
+            return "taken as one"
+        if obj.address_count is None:
+            return UNKNOWN
+        return f"{obj.healthy_address_count} of {obj.address_count} answer"
+
     @admin.display(description="last 24 hours")
     def last_day(self, obj: Cluster) -> str:
         """Small charts of what the probes saw."""

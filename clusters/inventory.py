@@ -48,6 +48,8 @@ _HEALTH_FIELDS = frozenset(
         "measured_tokens_per_s",
         "latency_ms",
         "quick_look_count",
+        "address_count",
+        "healthy_address_count",
     }
 )
 # And what gateways write.
@@ -60,7 +62,7 @@ PEM_PURPOSES = frozenset(
     }
 )
 # A change of these makes what the prober knew worthless: it looks again at once.
-_PROBED_FIELDS = ("endpoint", "backend", "auth_type", "allow_private_network", "state")
+_PROBED_FIELDS = ("endpoint", "expands_addresses", "backend", "auth_type", "allow_private_network", "state")
 _ROUTED_FIELDS = (
     *("health", "temperature", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms"),
 )
@@ -367,6 +369,8 @@ def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> 
     cluster.health_checked_at = now
     cluster.queue_depth = observation.queue_depth
     cluster.running_count = observation.running_count
+    cluster.address_count = observation.address_count
+    cluster.healthy_address_count = observation.healthy_address_count
     if observation.tokens_per_s is not None:
         cluster.measured_tokens_per_s = observation.tokens_per_s
     cluster.latency_ms = settled_latency_ms(before_ms=cluster.latency_ms, observation=observation)

@@ -74,6 +74,12 @@ class Cluster(models.Model):
     allow_private_network = models.BooleanField(
         default=False, help_text="Let the endpoint resolve to a private or loopback address."
     )
+    expands_addresses = models.BooleanField(
+        "expand addresses",
+        default=False,
+        help_text="Each address of the endpoint's name is a server of its own, as behind a headless service "
+        "of Kubernetes: requests are spread over them, each is probed. Not for those of a load balancer.",
+    )
     billing = models.CharField(max_length=16, choices=Billing.choices, default=Billing.COMMITTED)
     cost_per_hour_nanousd = models.BigIntegerField(
         "cost per hour (nano-USD)", default=0, validators=[MinValueValidator(0)]
@@ -141,6 +147,9 @@ class Cluster(models.Model):
     running_count = models.PositiveIntegerField(null=True, blank=True)
     measured_tokens_per_s = models.PositiveIntegerField(null=True, blank=True)
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
+    # Where addresses are expanded: how many there are, and how many of them were healthy.
+    address_count = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
+    healthy_address_count = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     # How many looks in quick succession are left since it refused connections.
     quick_look_count = models.PositiveSmallIntegerField(default=0, editable=False)
     # Written by gateways: when live traffic last found it failing, and until when they leave it alone.

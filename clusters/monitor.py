@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,7 +11,7 @@ from uuid import UUID
 from clusters import inventory
 from clusters.health import Condition, Observation, is_probe_due
 from clusters.models import Cluster, HealthCheck, RouterSettings
-from clusters.probes import open_client, probe
+from clusters.probes import joined, open_client, probe, resolve_addresses
 from clusters.probes.exchange import ProbeError
 from clusters.snapshots import ClusterView, load_clusters
 
@@ -102,18 +102,24 @@ def _condition(cluster: Cluster) -> Condition:
 async def _probe_all(views: Sequence[ClusterView], *, now_s: int) -> list[Observation]:
     slots = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
 
-    async def probe_in_slot(view: ClusterView) -> Observation:
-        async with slots:
-            return await _probe_one(view, now_s=now_s)
-
-    return await asyncio.gather(*(probe_in_slot(view) for view in views))
-
-
-async def _probe_one(view: ClusterView, *, now_s: int) -> Observation:
-    nonce = secrets.token_hex(NONCE_BYTES)
-    try:
-        async with open_client(cluster=view) as client:
+    async def look(view: ClusterView, address: str | None = None) -> Observation:
+        async with slots, open_client(cluster=view, address=address) as client:
+            nonce = secrets.token_hex(NONCE_BYTES)
             return await probe(cluster=view, client=client, now_s=now_s, nonce=nonce)
+
+    async def look_at_each(view: ClusterView) -> Observation:
+        addresses = await resolve_addresses(cluster=view)
+        seen = await asyncio.gather(*(_told(view, look(view, address)) for address in addresses))
+        return joined(dict(zip(addresses, seen, strict=True)))
+
+    looks = (look_at_each(view) if view.expands_addresses else look(view) for view in views)
+    return await asyncio.gather(*(_told(view, each) for view, each in zip(views, looks, strict=True)))
+
+
+async def _told(view: ClusterView, look: Awaitable[Observation]) -> Observation:
+    """What was seen; what went wrong is seen too."""
+    try:
+        return await look
     except ProbeError as error:
         return Observation(
             is_healthy=False,

@@ -60,6 +60,11 @@ def _check_cluster(cluster: Cluster) -> None:
         endpoint.check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
     except endpoint.EndpointError as error:
         raise InventoryError(str(error), field="endpoint") from error
+    if cluster.expands_addresses and cluster.kind == Cluster.Kind.PROVIDER:
+        raise InventoryError(
+            "a provider's addresses are those of its load balancers: expand those of own clusters alone",
+            field="expands_addresses",
+        )
     if cluster.auth_type == Cluster.Auth.MTLS and not cluster.endpoint.startswith("https://"):
         raise InventoryError("mutual TLS needs an endpoint that begins with https://", field="endpoint")
     if cluster.auth_type == Cluster.Auth.SIGV4 and cluster.backend != Cluster.Backend.BEDROCK:

@@ -27,6 +27,8 @@ class ClusterReport:
     cost_per_hour_nanousd: int
     nanousd_per_1k: int | None
     advice: tuple[str, ...]
+    address_count: int | None = None  # where each address of its name is a server of its own
+    healthy_address_count: int | None = None
     temperature: str = ""  # of an autoscaled cluster: cold, waking or warm
     is_usable: bool = True  # False: it is down, and nobody can wake it
 
@@ -87,6 +89,8 @@ def _report(
             overhead_permille=overhead_permille,
         ),
         advice=_advice(view, is_healthy=is_healthy, reason=reason, now=now) if is_used else (),
+        address_count=view.address_count if view.expands_addresses else None,
+        healthy_address_count=view.healthy_address_count if view.expands_addresses else None,
         temperature=view.temperature,
         is_usable=is_used and not view.secret_problem and (is_healthy or view.is_wakeable),
     )

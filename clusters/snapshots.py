@@ -115,6 +115,9 @@ class ClusterView:
     temperature: str = ""  # cold, waking or warm; empty: not autoscaled, or not known
     waking: WakingView | None = None  # None: not autoscaled
     keys: tuple[Key, ...] = ()  # of a provider: all are in use, the newest first
+    expands_addresses: bool = False  # each address of its name is a server of its own
+    address_count: int | None = None
+    healthy_address_count: int | None = None
 
     def as_unknown(self) -> "ClusterView":
         """As it is known once its latest probe is too old to say anything.
@@ -309,6 +312,9 @@ def _cluster_view(
         cost_changes_at=cluster.cost_changes_at,
         tags=frozenset(cluster.tags),
         keys=keys,
+        expands_addresses=cluster.expands_addresses,
+        address_count=cluster.address_count,
+        healthy_address_count=cluster.healthy_address_count,
         temperature=cluster.temperature if cluster.billing == Cluster.Billing.AUTOSCALED else "",
         waking=_waking_view(cluster) if cluster.billing == Cluster.Billing.AUTOSCALED else None,
     )

@@ -40,6 +40,7 @@ class Target:
     tls: TlsIdentity | None
     is_private_allowed: bool
     keys: tuple[Key, ...] = ()  # a provider's; one of them signs instead
+    expands_addresses: bool = False  # each address of its name is a server of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +155,7 @@ def _target(
         tls=cluster.tls,
         is_private_allowed=cluster.allow_private_network,
         keys=cluster.keys,
+        expands_addresses=cluster.expands_addresses,
     )
 
 

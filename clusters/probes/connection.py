@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from clusters.endpoint import EndpointError, check_address, check_endpoint
+from clusters.endpoint import EndpointError, check_address, check_endpoint, expanded_addresses
 from clusters.probes.exchange import Place, ProbeError
 from clusters.signing import ResumingContext, TlsIdentity, ssl_context
 
@@ -19,18 +19,28 @@ CONTEXTS_MAX = 256
 
 
 @asynccontextmanager
-async def open_client(*, cluster: Place) -> AsyncIterator[httpx.AsyncClient]:
+async def open_client(*, cluster: Place, address: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client that connects to nothing but the checked address of the cluster's endpoint.
 
-    Raises `ProbeError` where the name does not resolve or resolves to what is never connected to.
+    `address` is one that `resolve_addresses` gave; without it the name is resolved now. Raises `ProbeError`
+    where that fails, or gives what is never connected to.
     """
-    transport = await _pinned_transport(cluster)
+    transport = await _pinned_transport(cluster, address=address)
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     # Neither redirects nor the environment's proxies: what was checked is what is asked.
     async with httpx.AsyncClient(
         transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
     ) as client:
         yield client
+
+
+async def resolve_addresses(*, cluster: Place) -> tuple[str, ...]:
+    """The servers behind the name, each of which is checked; raises `ProbeError` as `open_client` does."""
+    try:
+        check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
+        return expanded_addresses(await _addresses(cluster))
+    except EndpointError as error:
+        raise ProbeError(str(error), is_conclusive=True) from error
 
 
 class PinnedTransport(httpx.AsyncBaseTransport):
@@ -58,10 +68,11 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-async def _pinned_transport(cluster: Place) -> PinnedTransport:
+async def _pinned_transport(cluster: Place, *, address: str | None) -> PinnedTransport:
     try:
         check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
-        address = await _address(cluster)
+        if address is None:
+            address = (await _addresses(cluster))[0]
         verify = _context(cluster.tls) if cluster.endpoint.startswith("https://") else False
     except (EndpointError, ValueError) as error:
         raise ProbeError(str(error), is_conclusive=True) from error
@@ -77,7 +88,7 @@ def _context(tls: TlsIdentity | None) -> ResumingContext:
     return ssl_context(tls=tls)
 
 
-async def _address(cluster: Place) -> str:
+async def _addresses(cluster: Place) -> list[str]:
     """IPv4 first, as most servers listen there; all the name's addresses must be allowed."""
     parts = urlsplit(cluster.endpoint)
     host = parts.hostname or ""
@@ -93,4 +104,4 @@ async def _address(cluster: Place) -> str:
     addresses = [str(info[4][0]) for info in sorted(found, key=lambda info: info[0] != socket.AF_INET)]
     for address in addresses:
         check_address(address=address, allow_private=cluster.allow_private_network)
-    return addresses[0]
+    return addresses

@@ -95,6 +95,7 @@ SITE = (
     Field(key="tokensPerSecond", target="tokens_per_s", kind=_COUNT),
     Field(key="maxInFlight", target="in_flight_max", kind=_COUNT),
     Field(key="allowPrivateNetwork", target="allow_private_network", kind=conversion.flag()),
+    Field(key="expandAddresses", target="expands_addresses", kind=conversion.flag()),
     Field(key="defaultModel", target="default_model", kind=MODEL_NAME),
     Field(key="tags", target="tags", kind=conversion.names(kind=conversion.text(length_max=32))),
     Field(key="state", target="state", kind=conversion.choice(*STATES)),

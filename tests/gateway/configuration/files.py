@@ -59,6 +59,7 @@ clusters:
   - name: lab_1
     endpoint: http://127.0.0.1:9000
     allowPrivateNetwork: true
+    expandAddresses: true
     provider: "on #1"
     costPerHour: 1.000000001
     replicas: 0
