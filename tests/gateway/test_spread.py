@@ -5,10 +5,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from clusters.signing import TlsIdentity
 from gateway import upstream
 from gateway.spread import REST_S
 from gateway.upstream import UpstreamFailure, Upstreams
+from tests.clusters.rows import certificate_and_key
 from tests.fakes.raw_server import OK, answering, run_raw
+from tests.gateway.test_connection_pool import now, server_context
 from tests.gateway.test_upstream import NOW_S, new_target, read_whole, send
 
 # Loopback has more addresses than one.
@@ -180,3 +183,21 @@ async def until(condition):
             return True
         await asyncio.sleep(0.005)
     return False
+
+
+async def test_address_that_does_not_prove_to_be_the_name_gets_nothing(monkeypatch, tmp_path):
+    certificate, key = certificate_and_key(name="localhost", now=now())
+    tls = TlsIdentity(ca_pem=certificate.encode())
+    context = server_context(certificate, key, tmp_path)
+    stranger = server_context(*certificate_and_key(name="localhost", now=now()), tmp_path)
+    async with (
+        run_raw(answering(OK), context=context) as pod,
+        run_raw(answering(OK), context=stranger, host="127.0.0.2", port=pod.port) as other,
+    ):
+        scene = Scene(monkeypatch, pod.port)
+        scene.addresses = list(HOSTS[:2])
+        scene.target = new_target(pod.port, scheme="https", host="localhost", tls=tls, expands_addresses=True)
+        await scene.ask(times=4)
+        await scene.upstreams.aclose()
+
+    assert (len(pod.requests), len(other.requests)) == (4, 0)
