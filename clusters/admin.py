@@ -81,8 +81,17 @@ class DeploymentInline(admin.TabularInline):  # type: ignore[type-arg]  # takes 
 
     model = Deployment
     form = DeploymentForm
+    readonly_fields = ("listed",)
     extra = 0
     ordering = ("model",)
+
+    @admin.display(description="listed")
+    def listed(self, obj: Deployment) -> str:
+        """Whether the cluster lists it, where that is followed."""
+        if obj.vanished_at is None:
+            return UNKNOWN
+        shown = badge(css_class="badge-bad", text="Vanished")
+        return format_html("{} {}", shown, f"{obj.vanished_at:%Y-%m-%d %H:%M} UTC")
 
 
 class HourlyCostInline(admin.TabularInline):  # type: ignore[type-arg]  # takes no argument at run time
@@ -180,7 +189,16 @@ class ClusterAdmin(WakingColumns, ProbeHistory, InventoryAdmin):
         (None, {"fields": ("name", "preset", "kind", "provider", "region", "tags", "state")}),
         (
             "Connection",
-            {"fields": ("endpoint", "backend", "auth_type", "allow_private_network", "expands_addresses")},
+            {
+                "fields": (
+                    "endpoint",
+                    "backend",
+                    "auth_type",
+                    "allow_private_network",
+                    "expands_addresses",
+                    "discovery",
+                )
+            },
         ),
         (
             "Cost and capacity",

@@ -62,7 +62,15 @@ PEM_PURPOSES = frozenset(
     }
 )
 # A change of these makes what the prober knew worthless: it looks again at once.
-_PROBED_FIELDS = ("endpoint", "expands_addresses", "backend", "auth_type", "allow_private_network", "state")
+_PROBED_FIELDS = (
+    "endpoint",
+    "expands_addresses",
+    "backend",
+    "auth_type",
+    "allow_private_network",
+    "state",
+    "discovery",
+)
 _ROUTED_FIELDS = (
     *("health", "temperature", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms"),
 )
@@ -349,6 +357,9 @@ def _save_changed_cluster(cluster: Cluster, *, left_alone: Collection[str]) -> N
         raise InventoryError(f"cluster {cluster.name} was deleted meanwhile: add it anew")
     names = {field.name for field in cluster._meta.concrete_fields if not field.primary_key}
     cluster.save(update_fields=sorted(names - _SEEN_FIELDS - set(left_alone)))
+    if cluster.discovery != Cluster.Discovery.ALWAYS:
+        # Nobody looks after these marks any more.
+        Deployment.objects.filter(cluster=cluster, vanished_at__isnull=False).update(vanished_at=None)
     if any(before[name] != getattr(cluster, name) for name in _PROBED_FIELDS):
         _forget_latest_probe(cluster.pk)
 

@@ -44,6 +44,11 @@ class Cluster(models.Model):
         DRAINING = "draining", "Draining (finishes, takes nothing new)"
         DISABLED = "disabled", "Disabled"
 
+    class Discovery(models.TextChoices):
+        NEVER = "never", "Never"
+        EMPTY = "empty", "Once, while it has no model"
+        ALWAYS = "always", "Always (new models are added, vanished ones get no traffic)"
+
     class Temperature(models.TextChoices):
         COLD = "cold", "Cold (nothing of it runs)"
         WAKING = "waking", "Waking (asked for, not there yet)"
@@ -124,6 +129,13 @@ class Cluster(models.Model):
     )
     in_flight_max = models.PositiveIntegerField(default=64, validators=[MinValueValidator(1)])
     default_model = models.CharField(max_length=200, blank=True)
+    discovery = models.CharField(
+        "discover models",
+        max_length=8,
+        choices=Discovery.choices,
+        default=Discovery.EMPTY,
+        help_text="By the list of models that an own cluster gives. A model that is disabled below stays so.",
+    )
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
     tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)
     burst_percent = models.PositiveIntegerField(
@@ -279,6 +291,8 @@ class Deployment(models.Model):
         "empty: not declared.",
     )
     is_enabled = models.BooleanField(default=True)
+    # Since when its cluster does not list it, where models are always discovered.
+    vanished_at = models.DateTimeField(null=True, blank=True, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:

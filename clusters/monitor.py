@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from clusters import inventory
+from clusters.discovery import follow_models
 from clusters.health import Condition, Observation, is_probe_due
 from clusters.models import Cluster, HealthCheck, RouterSettings
 from clusters.probes import joined, open_client, probe, resolve_addresses
@@ -69,7 +70,7 @@ def probe_clusters(*, cluster_ids: Sequence[UUID], now: datetime) -> list[ProbeR
     ]
     for view, result in zip(views, results, strict=True):
         inventory.record_health(cluster_id=result.cluster_id, observation=result.observation, now=now)
-        _add_discovered(view=view, observation=result.observation)
+        follow_models(view=view, observation=result.observation, now=now)
     return results
 
 
@@ -131,19 +132,3 @@ async def _told(view: ClusterView, look: Awaitable[Observation]) -> Observation:
         # The edge of one probe: a fault of ours with one cluster must not hide all the others.
         logger.exception("probe_failed name=%s", view.name)
         return Observation(is_healthy=False, reason=f"the probe itself failed ({type(error).__name__})")
-
-
-def _add_discovered(*, view: ClusterView, observation: Observation) -> None:
-    """Deployments of a cluster that has none: a provider's default model, or what an own cluster lists."""
-    if view.deployments:
-        return
-    windows = dict(observation.context_windows)
-    if view.default_model:
-        names: tuple[str, ...] = (view.default_model,)
-    elif view.kind == Cluster.Kind.OWN:
-        names = observation.models or ()
-    else:
-        # A provider lists hundreds; which of them we pay for is for its administrator to say.
-        names = ()
-    if names:
-        inventory.add_deployments(cluster_id=UUID(view.id), model_names=names, context_windows=windows)

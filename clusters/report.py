@@ -107,6 +107,8 @@ def _advice(view: ClusterView, *, is_healthy: bool, reason: str, now: datetime) 
         lines.append(f"{reason} ({view.endpoint}, backend {view.backend})")
     if is_healthy and not view.deployments:
         lines.append("it serves no model: add a deployment, or a default model for a provider")
+    if gone := [each.model for each in view.deployments if each.is_vanished]:
+        lines.append(f"it does not list {', '.join(gone)} any more, and gets no request for them")
     is_owned = view.kind == Cluster.Kind.OWN
     if is_healthy and is_owned and not view.measured_tokens_per_s and not view.rated_tokens_per_s:
         lines.append("its speed is unknown: enter the rated tokens/s, so that its tokens get a cost")

@@ -55,6 +55,7 @@ class DeploymentView:
     context_window: int
     output_tokens_max: int | None
     capabilities: frozenset[str]
+    is_vanished: bool = False  # its cluster does not list it any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +116,7 @@ class ClusterView:
     temperature: str = ""  # cold, waking or warm; empty: not autoscaled, or not known
     waking: WakingView | None = None  # None: not autoscaled
     keys: tuple[Key, ...] = ()  # of a provider: all are in use, the newest first
+    discovery: str = "empty"  # never | empty | always
     expands_addresses: bool = False  # each address of its name is a server of its own
     address_count: int | None = None
     healthy_address_count: int | None = None
@@ -312,6 +314,7 @@ def _cluster_view(
         cost_changes_at=cluster.cost_changes_at,
         tags=frozenset(cluster.tags),
         keys=keys,
+        discovery=cluster.discovery,
         expands_addresses=cluster.expands_addresses,
         address_count=cluster.address_count,
         healthy_address_count=cluster.healthy_address_count,
@@ -382,6 +385,7 @@ def _deployment_view(deployment: Deployment) -> DeploymentView:
         context_window=deployment.context_window,
         output_tokens_max=deployment.output_tokens_max,
         capabilities=frozenset(deployment.capabilities),
+        is_vanished=deployment.vanished_at is not None,
     )
 
 

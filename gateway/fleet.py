@@ -123,7 +123,7 @@ def _target(
         region=cluster.region,
         model=view.model,
         billing=cluster.billing,
-        state=_state(cluster),
+        state=_state(cluster, view),
         health=cluster.health,
         health_reason=cluster.health_reason,
         context_window=view.context_window,
@@ -159,10 +159,12 @@ def _target(
     )
 
 
-def _state(cluster: ClusterView) -> str:
+def _state(cluster: ClusterView, view: DeploymentView) -> str:
     """What stands in the way of using it, by what an operator said before what was seen."""
     if cluster.secret_problem:
         return "secret_unreadable"
+    if view.is_vanished and cluster.state == "active":
+        return "vanished"
     return cluster.temperature if cluster.state == "active" and cluster.is_asleep else cluster.state
 
 

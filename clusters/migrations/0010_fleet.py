@@ -15,6 +15,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='cluster',
+            name='discovery',
+            field=models.CharField(choices=[('never', 'Never'), ('empty', 'Once, while it has no model'), ('always', 'Always (new models are added, vanished ones get no traffic)')], default='empty', help_text='By the list of models that an own cluster gives. A model that is disabled below stays so.', max_length=8, verbose_name='discover models'),
+        ),
+        migrations.AddField(
+            model_name='cluster',
             name='expands_addresses',
             field=models.BooleanField(default=False, help_text="Each address of the endpoint's name is a server of its own, as behind a headless service of Kubernetes: requests are spread over them, each is probed. Not for those of a load balancer.", verbose_name='expand addresses'),
         ),
@@ -36,6 +41,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='cluster',
             name='traffic_failed_at',
+            field=models.DateTimeField(blank=True, editable=False, null=True),
+        ),
+        migrations.AddField(
+            model_name='deployment',
+            name='vanished_at',
             field=models.DateTimeField(blank=True, editable=False, null=True),
         ),
     ]

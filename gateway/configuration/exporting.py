@@ -41,6 +41,7 @@ _QUIET_SITE = {
     "state": "active",
     "allow_private_network": False,
     "expands_addresses": False,
+    "discovery": "empty",
     "tokens_per_s": None,
     "replica_count": 1,
 }

@@ -60,6 +60,7 @@ clusters:
     endpoint: http://127.0.0.1:9000
     allowPrivateNetwork: true
     expandAddresses: true
+    discoverModels: always
     provider: "on #1"
     costPerHour: 1.000000001
     replicas: 0
