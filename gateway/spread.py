@@ -45,10 +45,10 @@ class Spread:
         self.move(addresses)
 
     @property
-    def is_up(self) -> bool:
-        """Whether any address is not known to fail."""
+    def up_count(self) -> int:
+        """How many addresses are not known to fail."""
         now_s = self._clock()
-        return any(place.rest_until_s <= now_s for place in self._places.values())
+        return sum(place.rest_until_s <= now_s for place in self._places.values())
 
     async def send(self, *, head: bytes, body: bytes) -> Answer:
         """As `Transport.send`, by one address or the next."""

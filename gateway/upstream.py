@@ -33,7 +33,7 @@ from gateway.identifiers import random_bytes
 from gateway.providers import dialect_of
 from gateway.rate_headers import WAIT_S_MAX, retry_after_s
 from gateway.refusal_kinds import refusal_kind
-from gateway.spread import Spread
+from gateway.spread import ABSENT_STATUSES, Spread
 from gateway.transport import Answer, Transport, request_head
 
 USER_AGENT = "tollgate"
@@ -49,6 +49,7 @@ ERROR_BODY_BYTES_MAX = 64 * 1024
 class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; what the caller sees is `error`
     """One attempt failed. `is_retryable`: another cluster may do better.
 
+    `is_of_address`: of the cluster's servers one failed, and another may do better.
     `refusal`: the upstream refused the request itself, see gateway.refusal_kinds; `is_billed`: it charges for
     that, by the usage it reported.
     """
@@ -72,6 +73,7 @@ class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; wha
         self.retry_after_s = retry_after_s
         self.refusal = refusal
         self.is_billed = is_billed
+        self.is_of_address = False
 
 
 def failed_answer(error: GatewayError) -> UpstreamFailure:
@@ -159,13 +161,13 @@ class Upstreams:
             answer = await client.transport.send(head=head, body=body)
         except httpx.TransportError as error:
             failure = _transport_failure(error, target=target, now_s=self._wall_clock_s())
-            if isinstance(client.transport, Spread) and client.transport.is_up:
-                # It speaks against one address: the cluster has others.
-                failure.is_counted = False
-            raise failure from error
+            raise _of_address(failure, client.transport) from error
+        if answer.status in ABSENT_STATUSES:
+            failure = await _refusal(answer, target, now_s=self._wall_clock_s())
+            raise _of_address(failure, client.transport)
         if answer.status != httpx.codes.OK:
             raise await _refusal(answer, target, now_s=self._wall_clock_s())
-        chunks = _Chunks(answer, cluster=cluster)
+        chunks = _Chunks(answer, cluster=cluster, transport=client.transport)
         return UpstreamResponse(headers=_headers(answer), chunks=chunks, answer=answer)
 
     async def aclose(self) -> None:
@@ -292,6 +294,16 @@ class Upstreams:
         return context
 
 
+def _of_address(
+    failure: UpstreamFailure, transport: Transport | Spread, *, up_count_min: int = 1
+) -> UpstreamFailure:
+    """Where the cluster has other servers it speaks against one of them alone."""
+    if isinstance(transport, Spread) and transport.up_count >= up_count_min:
+        failure.is_of_address = True
+        failure.is_counted = False
+    return failure
+
+
 def _resource(target: Target, path: str) -> _Resource:
     url = httpx.URL(target.endpoint.rstrip("/") + path)
     authority, raw_path = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
@@ -317,11 +329,12 @@ def _headers(answer: Answer) -> dict[str, str]:
 class _Chunks:
     """The body as it comes. No generator: a stream left at its last word would need a task to end it."""
 
-    __slots__ = ("_answer", "_cluster")
+    __slots__ = ("_answer", "_cluster", "_transport")
 
-    def __init__(self, answer: Answer, *, cluster: str) -> None:
+    def __init__(self, answer: Answer, *, cluster: str, transport: Transport | Spread) -> None:
         self._answer = answer
         self._cluster = cluster
+        self._transport = transport
 
     def __aiter__(self) -> Self:
         return self
@@ -331,7 +344,9 @@ class _Chunks:
             chunk = await self._answer.read()
         except httpx.TransportError as error:
             message = f"Cluster {self._cluster} broke off its answer."
-            raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
+            failure = UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
+            # The server that broke off is not known to fail yet.
+            raise _of_address(failure, self._transport, up_count_min=2) from error
         if not chunk:
             raise StopAsyncIteration
         if chunk.endswith(LAST_WORDS):

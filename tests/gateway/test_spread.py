@@ -42,6 +42,12 @@ class Scene:
         for _ in range(times):
             await read_whole(self.upstreams, self.target)
 
+    async def failure_of_two(self):
+        """Of two requests the one that failed."""
+        with pytest.raises(UpstreamFailure) as failed:
+            await self.ask(times=2)
+        return failed.value
+
 
 @pytest.fixture
 async def pods():
@@ -104,12 +110,11 @@ async def test_address_that_refuses_is_skipped_and_tried_again_after_its_rest(sc
 async def test_address_that_says_it_is_not_ready_is_avoided(scene, pods):
     scene.addresses = ["127.0.0.9", "127.0.0.1"]
     async with run_raw(answering(ABSENT), host="127.0.0.9", port=pods[0].port) as starting:
-        await scene.ask()
-        with pytest.raises(UpstreamFailure):
-            await scene.ask()
-        await scene.ask(times=4)
+        failed = await scene.failure_of_two()
+        await scene.ask(times=3)
 
-        assert (len(starting.requests), request_counts(pods)) == (1, [5, 0, 0])
+        assert (failed.is_of_address, failed.is_counted) == (True, False)
+        assert (len(starting.requests), request_counts(pods)) == (1, [4, 0, 0])
 
 
 async def test_cluster_of_which_no_address_takes_connections_fails_as_one(scene, pods):
@@ -119,19 +124,31 @@ async def test_cluster_of_which_no_address_takes_connections_fails_as_one(scene,
         await scene.ask()
 
     assert (failed.value.error.code, failed.value.is_sent) == ("upstream_unreachable", False)
-    assert failed.value.is_counted
+    assert (failed.value.is_of_address, failed.value.is_counted) == (False, True)
 
 
 async def test_address_that_dies_with_a_request_speaks_against_itself_alone(scene, pods):
     scene.addresses = ["127.0.0.9", "127.0.0.1"]
     async with run_raw(answering(then="close"), host="127.0.0.9", port=pods[0].port) as dying:
-        await scene.ask()
-        with pytest.raises(UpstreamFailure) as failed:
-            await scene.ask()
+        failed = await scene.failure_of_two()
         await scene.ask(times=3)
 
-        assert (failed.value.is_sent, failed.value.is_counted) == (True, False)
+        assert (failed.is_sent, failed.is_of_address, failed.is_counted) == (True, True, False)
         assert (len(dying.requests), request_counts(pods)) == (1, [4, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("addresses", "is_of_address"), [(["127.0.0.9"], False), (["127.0.0.9", HOSTS[0]], True)]
+)
+async def test_answer_that_breaks_off_speaks_against_the_cluster_where_it_has_one_address(
+    scene, pods, addresses, is_of_address
+):
+    scene.addresses = addresses
+    half = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"
+    async with run_raw(answering(half, then="close"), host="127.0.0.9", port=pods[0].port):
+        failed = await scene.failure_of_two()
+
+    assert (failed.is_of_address, failed.is_counted) == (is_of_address, not is_of_address)
 
 
 async def test_new_address_is_used_and_a_vanished_one_drains(scene, pods):
