@@ -82,6 +82,10 @@ class DeploymentInline(admin.TabularInline):  # type: ignore[type-arg]  # takes 
     model = Deployment
     form = DeploymentForm
     readonly_fields = ("listed",)
+    fields = (
+        *("model", "listed", "upstream_name", "context_window", "output_tokens_max"),
+        *("capabilities", "is_enabled"),
+    )
     extra = 0
     ordering = ("model",)
 

@@ -46,8 +46,8 @@ class Cluster(models.Model):
 
     class Discovery(models.TextChoices):
         NEVER = "never", "Never"
-        EMPTY = "empty", "Once, while it has no model"
-        ALWAYS = "always", "Always (new models are added, vanished ones get no traffic)"
+        EMPTY = "empty", "While it has none"
+        ALWAYS = "always", "Always"
 
     class Temperature(models.TextChoices):
         COLD = "cold", "Cold (nothing of it runs)"
@@ -134,7 +134,8 @@ class Cluster(models.Model):
         max_length=8,
         choices=Discovery.choices,
         default=Discovery.EMPTY,
-        help_text="By the list of models that an own cluster gives. A model that is disabled below stays so.",
+        help_text="By an own cluster's list. Always: what is new is added, what vanished gets no traffic; "
+        "a model that is disabled below stays so.",
     )
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
     tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='cluster',
             name='discovery',
-            field=models.CharField(choices=[('never', 'Never'), ('empty', 'Once, while it has no model'), ('always', 'Always (new models are added, vanished ones get no traffic)')], default='empty', help_text='By the list of models that an own cluster gives. A model that is disabled below stays so.', max_length=8, verbose_name='discover models'),
+            field=models.CharField(choices=[('never', 'Never'), ('empty', 'While it has none'), ('always', 'Always')], default='empty', help_text="By an own cluster's list. Always: what is new is added, what vanished gets no traffic; a model that is disabled below stays so.", max_length=8, verbose_name='discover models'),
         ),
         migrations.AddField(
             model_name='cluster',
