@@ -115,16 +115,16 @@ def test_cluster_killed_and_revived_under_load_fails_nobody_and_shows(production
 
     with prober(fleet.control), Callers(fleet, key) as callers:
         wait_until(lambda: len(callers.answers) >= REQUESTS_BEFORE, within_s=LOAD_S_MAX)
-        wait_until(lambda: shows(">Healthy<"))
+        wait_until(lambda: shows('badge-ok">Healthy<'))
         server.kill()
-        failing_s = wait_until(lambda: shows(">Failing<"))
-        unhealthy_s = wait_until(lambda: shows(">Unhealthy<", "connection refused"))
+        failing_s = wait_until(lambda: shows('badge-bad">Failing<'))
+        unhealthy_s = wait_until(lambda: shows('badge-bad">Unhealthy<', "connection refused"))
         time.sleep(1.0)
         server.start()
-        healthy_s = wait_until(lambda: shows(">Healthy<"))
+        healthy_s = wait_until(lambda: shows('badge-ok">Healthy<'))
         served_before = len(callers.answers)
         wait_until(lambda: (200, killed.name) in callers.answers[served_before:], within_s=BACK_S_MAX)
-        wait_until(lambda: not shows(">Failing<"))
+        wait_until(lambda: not shows('badge-bad">Failing<'))
 
     assert {status for status, _ in callers.answers} == {200}
     assert max(failing_s, unhealthy_s, healthy_s) < SHOWN_S_MAX, (failing_s, unhealthy_s, healthy_s)
