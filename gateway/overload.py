@@ -4,7 +4,8 @@
    not worked on: so long answers take no room here.
 2. Who finds no room waits. While the line was empty of late (STANDING_S) that is a burst, and may take as
    long; a line that stands is overload, and nobody waits in it longer than PATIENCE_S. This is the controlled
-   delay of B. Maurer, "Fail at Scale" (ACM Queue 13, 8, 2015), after CoDel (RFC 8289).
+   delay of B. Maurer, "Fail at Scale" (ACM Queue 13, 8, 2015), after CoDel (RFC 8289). A line may stand longer
+   here than there: an answer takes seconds, so half of one is worth more than a refusal.
 3. The limit follows the event loop's lag: what runs out is its thread. A loop that is in time has room for
    more, however slow the ledger's disk is; one that is late has too much to do.
 
@@ -19,10 +20,10 @@ from msgspec import Struct
 CallLater = Callable[[float, Callable[[], None]], object]
 
 LIMIT_START, LIMIT_MIN, LIMIT_MAX = 48, 4, 1024
-STANDING_S = 0.1
+STANDING_S = 0.5
 PATIENCE_S = 0.005
 # More than a process serves while a burst may last, and while who stands in line is patient.
-LINE_MAX, STANDING_LINE_MAX = 512, 16
+LINE_MAX, STANDING_LINE_MAX = 1024, 16
 PULSE_S = 0.005
 # The mean lag of late, between which the limit stays.
 LAG_LOW_S, LAG_HIGH_S = 0.0005, 0.001
@@ -154,9 +155,12 @@ class Door:
         self._let_in()
         if self._line or self._is_standing:
             self._set_pulse(now_s)
+        else:
+            # Nothing is measured from here on: a high limit would let in what nobody sees coming.
+            self.limit = float(LIMIT_START)
 
     def _move_limit(self, lag_s: float) -> None:
-        if self._lag_s < LAG_LOW_S:
+        if self._line and self._lag_s < LAG_LOW_S:
             self.limit = min(self.limit * (1 + LIMIT_STEP), LIMIT_MAX)
         elif self._lag_s > LAG_HIGH_S:
             step = 0.5 if lag_s > LAG_FAR_S else LIMIT_STEP

@@ -11,6 +11,7 @@ from gateway.bench.target import Target
 PART = "overload"
 FACTOR = 2.0
 CALM_SHARE = 0.1
+BURST_S = 1.5
 REFUSALS = (429, 503)
 
 
@@ -21,6 +22,8 @@ def measure_overload(scene: Scene, targets: Sequence[Target], record: Record, pl
     for _ in range(plan.rounds):
         peak = scene.closed(target, connection_count=plan.connection_count, seconds=plan.seconds).sample
         calm = scene.open(target, per_s=max(1, CALM_SHARE * peak.per_s), seconds=plan.seconds).sample
+        # Half a second is a burst, which waits: what is measured is what comes after it.
+        scene.open(target, per_s=FACTOR * peak.per_s, seconds=BURST_S)
         loaded = scene.open(target, per_s=FACTOR * peak.per_s, seconds=plan.seconds).sample
         refused_count = sum(loaded.statuses.get(status, 0) for status in REFUSALS)
         if loaded.failed_count > refused_count:

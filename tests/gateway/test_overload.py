@@ -200,6 +200,23 @@ def test_limit_follows_the_lag(street, lag_s, pulses, limit):
     assert street.door.limit == pytest.approx(limit)
 
 
+def test_limit_does_not_grow_while_nobody_waits_and_begins_anew_after_it(street):
+    works = fill(street)
+    street.come("a")
+    for work in works:
+        work.end()
+    assert (list(street.begun)[-1], len(street.door)) == ("a", 0)
+
+    street.pass_time(1.0, lag_s=0.0)
+    assert (street.door.limit, street.timers) == (LIMIT_START, [])
+
+    street.door.limit = 1000.0
+    street.come(*range(1000))
+    street.begun["a"].end()
+    street.pass_time(2 * PULSE_S)
+    assert street.door.limit == LIMIT_START
+
+
 def test_lag_that_is_only_a_little_too_long_takes_a_little_room(street):
     fill(street)
     street.come("a")
