@@ -47,6 +47,8 @@ _HEALTH_FIELDS = frozenset(
         "running_count",
         "measured_tokens_per_s",
         "latency_ms",
+        "clock_skew_s",
+        "certificate_expires_at",
     }
 )
 PEM_PURPOSES = frozenset(
@@ -61,6 +63,8 @@ _PROBED_FIELDS = ("endpoint", "backend", "auth_type", "allow_private_network", "
 _ROUTED_FIELDS = (
     *("health", "temperature", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms"),
 )
+# Seldom changes, and is shown by metrics, which gateways make of their snapshot.
+_SHOWN_FIELDS = ("certificate_expires_at",)
 
 
 def save_record(*, record: models.Model, left_alone: Collection[str] = ()) -> None:
@@ -261,7 +265,7 @@ def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) 
         cluster = Cluster.objects.select_for_update().filter(id=cluster_id).first()
         if cluster is None:
             return
-        routed_before = [getattr(cluster, name) for name in _ROUTED_FIELDS]
+        told_before = [getattr(cluster, name) for name in (*_ROUTED_FIELDS, *_SHOWN_FIELDS)]
         health_before = cluster.health
         if not HealthCheck.objects.filter(cluster=cluster, checked_at__gt=now).exists():
             _fold_into(cluster=cluster, observation=observation, now=now)
@@ -277,7 +281,7 @@ def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) 
             tokens_per_s=observation.tokens_per_s,
             ttft_ms=observation.ttft_ms,
         )
-        if routed_before != [getattr(cluster, name) for name in _ROUTED_FIELDS]:
+        if told_before != [getattr(cluster, name) for name in (*_ROUTED_FIELDS, *_SHOWN_FIELDS)]:
             bump_revision()
     if cluster.health != health_before:
         logger.warning(
@@ -359,6 +363,9 @@ def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> 
     cluster.health_checked_at = now
     cluster.queue_depth = observation.queue_depth
     cluster.running_count = observation.running_count
+    cluster.clock_skew_s = observation.clock_skew_s
+    if observation.certificate_expires_at is not None:
+        cluster.certificate_expires_at = observation.certificate_expires_at
     if observation.tokens_per_s is not None:
         cluster.measured_tokens_per_s = observation.tokens_per_s
     cluster.latency_ms = settled_latency_ms(before_ms=cluster.latency_ms, observation=observation)

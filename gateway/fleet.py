@@ -265,7 +265,11 @@ def _expires_at(
 ) -> datetime | None:
     checked = [c.health_checked_at + stale_after for c in inventory.clusters if c.health_checked_at]
     costs = [c.cost_changes_at for c in inventory.clusters]
-    moments = [at for at in (*checked, *costs, rates.next_change_at) if at is not None and at > now]
+    # An expired client certificate makes its cluster unusable.
+    certificates = [c.tls.expires_at for c in inventory.clusters if c.tls]
+    moments = [
+        at for at in (*checked, *costs, *certificates, rates.next_change_at) if at is not None and at > now
+    ]
     return min(moments, default=None)
 
 
@@ -364,15 +368,18 @@ class FleetKeeper:
     def _take(self, snapshot: FleetSnapshot) -> None:
         self._snapshot = snapshot
         self._read_at_s = self._clock()
-        publish(snapshot)
+        publish(snapshot, now=self._wall_clock())
 
 
-def publish(snapshot: FleetSnapshot) -> None:
-    """Set the clusters' gauges (health, and the seed's cost per 1,000 tokens), and which experiments run."""
+def publish(snapshot: FleetSnapshot, *, now: datetime) -> None:
+    """Set the clusters' gauges (health, cost per 1,000 tokens, certificates), and which experiments run."""
     health_value = {"healthy": 1, "unhealthy": 0}
     health: dict[metrics.Labels, float] = {}
     cost: dict[metrics.Labels, float] = {}
+    days: dict[metrics.Labels, float] = {}
     for cluster in snapshot.clusters:
+        for kind, ends_at in cluster.certificate_ends:
+            days[cluster.name, kind] = round((ends_at - now) / timedelta(days=1), 2)
         # Nobody is to be called out for a cluster that sleeps: the temperature says so.
         known = "unknown" if cluster.is_asleep else cluster.health
         health[cluster.name, cluster.provider, cluster.region] = health_value.get(known, -1)
@@ -384,6 +391,7 @@ def publish(snapshot: FleetSnapshot) -> None:
     metrics.CLUSTER_HEALTH.put(health)
     metrics.CLUSTER_COST.put(cost)
     _publish_waking(snapshot.clusters)
+    metrics.CERTIFICATE_DAYS.put(days)
     running = snapshot.arms.experiments.values()
     metrics.EXPERIMENT_RUNNING.put({(experiment.name,): 1.0 for experiment in running})
 

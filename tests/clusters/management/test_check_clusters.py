@@ -21,22 +21,35 @@ def fleet():
 def test_json_has_one_object_a_cluster(fleet, capsys):
     call_command("check_clusters", "--json")
 
+    refused = "connection refused: is the server running there?"
     assert json.loads(capsys.readouterr().out) == [
         {
             "name": "down",
+            "state": "active",
+            "reachable": False,
             "healthy": False,
-            "reason": "connection refused: is the server running there?",
+            "reason": refused,
+            "models": [],
             "queue": None,
             "tokens_per_s": None,
             "usd_per_1k": None,
+            "certificate_days": None,
+            "clock_skew_s": None,
+            "to_fix": [f"{refused} (http://127.0.0.1:9, backend vllm)"],
         },
         {
             "name": "up",
+            "state": "active",
+            "reachable": True,
             "healthy": True,
             "reason": "",
+            "models": ["llama-3-8b"],
             "queue": 0,
             "tokens_per_s": 10,
             "usd_per_1k": 0.002835556,
+            "certificate_days": None,
+            "clock_skew_s": 0,
+            "to_fix": [],
         },
     ]
 
@@ -45,9 +58,12 @@ def test_table_says_what_to_fix(fleet, capsys):
     call_command("check_clusters")
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["NAME", "STATE", "HEALTHY"]
-    assert lines[1].startswith("down  active  NO")
-    assert lines[2].split() == ["up", "active", "yes", "0", "10", "0.0928", "0.002836", "llama-3-8b", "-"]
+    assert lines[0].split()[:3] == ["NAME", "STATE", "REACHABLE"]
+    assert lines[1].startswith("down  active  NO         NO")
+    assert lines[2].split() == [
+        *("up", "active", "yes", "yes", "0", "10", "0.0928", "0.002836", "-", "+0", "s"),
+        *("llama-3-8b", "-"),
+    ]
     assert (
         "  - down: connection refused: is the server running there? (http://127.0.0.1:9, backend vllm)"
         in lines

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from datetime import timedelta
 
 import pytest
 from django.utils import timezone
@@ -182,6 +183,40 @@ async def test_mutual_tls_verifies_both_sides_by_name(monkeypatch, tmp_path):
     assert known.is_healthy
     assert "TLS failed" in unpinned.reason
     assert "TLS failed" in other_name.reason
+
+
+async def test_expired_server_certificate_is_told_with_its_date(tmp_path):
+    ended_at = now() - timedelta(days=3)
+    certificate, key = certificate_and_key(name="localhost", now=ended_at - timedelta(days=9), days=9)
+    identity = TlsIdentity(ca_pem=certificate.encode())
+
+    async with serving(OK, context=server_context(certificate, key, tmp_path)) as (port, seen):
+        observation = await probed(
+            Target(name="metal", endpoint=f"https://localhost:{port}", backend="ollama", tls=identity)
+        )
+
+    assert observation == Observation(
+        is_healthy=False,
+        reason=f"the server certificate of metal expired on {ended_at:%Y-%m-%d}: "
+        "renew it on the cluster's side",
+        is_conclusive=True,
+        certificate_expires_at=ended_at.replace(microsecond=0),
+    )
+    # Not a byte of a request went to the server whose certificate was refused.
+    assert seen == []
+
+
+async def test_probe_tells_when_the_servers_certificate_ends(tmp_path):
+    began_at = now()
+    certificate, key = certificate_and_key(name="localhost", now=began_at, days=9)
+    identity = TlsIdentity(ca_pem=certificate.encode())
+
+    async with serving(OK, context=server_context(certificate, key, tmp_path)) as (port, _):
+        observation = await probed(
+            Target(endpoint=f"https://localhost:{port}", backend="ollama", tls=identity)
+        )
+
+    assert observation.certificate_expires_at == (began_at + timedelta(days=9)).replace(microsecond=0)
 
 
 async def test_client_that_shows_no_certificate_is_refused(tmp_path):
