@@ -158,10 +158,13 @@ def check_secret(*, purpose: str, plaintext: str) -> str:
     return text
 
 
-def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str = "") -> UUID:
+def store_secret(
+    *, cluster_id: UUID, purpose: str, plaintext: str, label: str = "", is_staged: bool = False
+) -> UUID:
     """Seal a new secret, live beside the older ones of its purpose, and return its id.
 
-    The newest signs; the older ones are retired by hand once the cluster knows the new one.
+    The newest signs, unless `is_staged`: then it waits for `activate_secret`. The older ones are retired by
+    hand once the cluster knows the new one.
     """
     text = check_secret(purpose=purpose, plaintext=plaintext)
     if len(label) > LABEL_CHARACTERS_MAX or not label.isprintable():
@@ -181,9 +184,18 @@ def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str =
             label=label,
             ciphertext=sealed.ciphertext,
             encryption_key_id=sealed.key_id,
+            is_staged=is_staged,
         )
         bump_revision()
     return secret_id
+
+
+def activate_secret(*, secret_id: UUID, now: datetime) -> None:
+    """From now on the one that waited signs: it becomes the newest of its purpose."""
+    with transaction.atomic():
+        waiting = ClusterSecret.objects.filter(id=secret_id, is_active=True, is_staged=True)
+        _one(waiting.update(is_staged=False, created_at=now), f"secret {secret_id} that waits")
+        bump_revision()
 
 
 def limit_secret(*, secret_id: UUID, rpm_max: int | None, tpm_max: int | None) -> None:
@@ -224,9 +236,10 @@ def retire_secret(*, secret_id: UUID) -> None:
         if secret.purpose != ClusterSecret.Purpose.WAKE:
             _forget_latest_probe(secret.cluster_id)
         secret.is_active = False
+        secret.is_staged = False
         secret.ciphertext = b""
         secret.encryption_key_id = ""
-        secret.save(update_fields=["is_active", "ciphertext", "encryption_key_id"])
+        secret.save(update_fields=["is_active", "is_staged", "ciphertext", "encryption_key_id"])
         bump_revision()
 
 

@@ -83,6 +83,11 @@ def probe_cluster(*, cluster_id: UUID, now: datetime) -> ProbeResult | None:
     return results[0] if results else None
 
 
+def look_at(*, view: ClusterView, now: datetime) -> Observation:
+    """Probe as `view` says, and write nothing down."""
+    return asyncio.run(_probe_one(view, now_s=int(now.timestamp())))
+
+
 def prune_health_checks(*, now: datetime, kept_days: int) -> int:
     """Delete the checks that are older; returns how many."""
     old = HealthCheck.objects.filter(checked_at__lt=now - timedelta(days=kept_days))

@@ -251,19 +251,24 @@ def load_inventory(*, now: datetime) -> InventorySnapshot:
     )
 
 
-def load_clusters(*, now: datetime, cluster_ids: Sequence[UUID] | None = None) -> tuple[ClusterView, ...]:
-    """All clusters by name, or those with these ids; three queries."""
+def load_clusters(
+    *, now: datetime, cluster_ids: Sequence[UUID] | None = None, is_staged_signing: bool = False
+) -> tuple[ClusterView, ...]:
+    """All clusters by name, or those with these ids; three queries.
+
+    With `is_staged_signing` a secret that waits is used as if it were active, to try it.
+    """
     chosen = Cluster.objects.all() if cluster_ids is None else Cluster.objects.filter(id__in=cluster_ids)
     # The wake hook's is for whoever calls it: clusters.wake_hook.
-    secrets = ClusterSecret.objects.filter(is_active=True, is_staged=False).exclude(
-        purpose=ClusterSecret.Purpose.WAKE
-    )
+    secrets = ClusterSecret.objects.filter(is_active=True).exclude(purpose=ClusterSecret.Purpose.WAKE)
+    if not is_staged_signing:
+        secrets = secrets.filter(is_staged=False)
     deployments = Deployment.objects.filter(is_enabled=True)
     if cluster_ids is not None:
         secrets = secrets.filter(cluster_id__in=cluster_ids)
         deployments = deployments.filter(cluster_id__in=cluster_ids)
     secrets_of: dict[UUID, list[ClusterSecret]] = defaultdict(list)
-    for secret in secrets.order_by("-created_at", "-id"):
+    for secret in secrets.order_by("-is_staged", "-created_at", "-id"):
         secrets_of[secret.cluster_id].append(secret)
     deployments_of: dict[UUID, list[Deployment]] = defaultdict(list)
     for deployment in deployments.order_by("model"):

@@ -20,8 +20,6 @@ class Place(Protocol):
     """What it takes to connect to an address that somebody entered."""
 
     @property
-    def name(self) -> str: ...
-    @property
     def endpoint(self) -> str: ...
     @property
     def allow_private_network(self) -> bool: ...
@@ -32,6 +30,8 @@ class Place(Protocol):
 class ProbeTarget(Place, Protocol):
     """What a probe needs to know of a cluster; `clusters.snapshots.ClusterView` is one."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def kind(self) -> str: ...
     @property
