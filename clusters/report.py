@@ -30,7 +30,9 @@ CERTIFICATES = {
         "the server certificate", "renew it on the cluster's side", "renew it on the cluster's side"
     ),
     "authority": CertificateWords(
-        "the stored CA certificate", "store the new one", "store the next one beside it"
+        "the stored CA certificate",
+        "store the new one and retire this one",
+        "store the next one beside it, and retire this one once the cluster's certificate is of the next",
     ),
 }
 
@@ -77,12 +79,12 @@ def report_clusters(*, now: datetime, is_probing: bool) -> list[ClusterReport]:
     ]
 
 
-def certificate_problem(*, view: ClusterView, now: datetime) -> str:
-    """Which certificates need attention and why; empty if none does."""
+def certificate_problem(*, view: ClusterView, now: datetime, told: str = "") -> str:
+    """Which certificates need attention and why; empty if none does, or it was `told` of already."""
     lines = []
     for kind, ends_at in view.certificate_ends:
-        if kind == "client" and view.secret_problem:
-            continue  # that is the problem then
+        if CERTIFICATES[kind].name in f"{view.secret_problem} {told}":
+            continue
         if ends_at <= now:
             lines.append(f"{CERTIFICATES[kind].name} expired on {ends_at:%Y-%m-%d}: {CERTIFICATES[kind].now}")
         elif ends_at - now <= timedelta(days=CERTIFICATE_WARNING_DAYS):
@@ -118,7 +120,7 @@ def _report(
         name=view.name,
         state=view.state,
         is_healthy=is_healthy and is_used and not view.secret_problem,
-        is_reachable=(is_healthy or None) if observation is None else not observation.is_absent,
+        is_reachable=_is_reachable(view, observation),
         reason=view.secret_problem or reason,
         models=tuple(deployment.model for deployment in view.deployments),
         queue_depth=view.queue_depth,
@@ -139,6 +141,13 @@ def _report(
     )
 
 
+def _is_reachable(view: ClusterView, observation: Observation | None) -> bool | None:
+    """None where nobody knows: it was not asked now, for want of a credential too, and was not healthy."""
+    if observation is None or view.secret_problem:
+        return True if observation is None and view.health == Cluster.Health.HEALTHY else None
+    return not observation.is_absent
+
+
 def _advice(
     view: ClusterView, *, is_healthy: bool, reason: str, clock_skew_s: int | None, now: datetime
 ) -> tuple[str, ...]:
@@ -157,6 +166,6 @@ def _advice(
         lines.append("its speed is unknown: enter the rated tokens/s, so that its tokens get a cost")
     if is_owned and not view.cost_per_hour_nanousd:
         lines.append("it has no cost per hour: its tokens count as free")
-    lines.append(certificate_problem(view=view, now=now))
+    lines.append(certificate_problem(view=view, now=now, told=reason))
     lines.append(clock_problem(view=view, clock_skew_s=clock_skew_s))
     return tuple(line for line in lines if line)

@@ -3,7 +3,8 @@
 1. `stage` seals a new secret that signs nothing yet; its plaintext is handed over this once.
 2. The cluster's operators put it beside the old one: their verifier accepts both.
 3. `activate` asks the cluster with it, and lets gateways sign with it where the cluster accepts it.
-4. The old one leaves the verifier, and `retire` wipes it here.
+4. Gateways sign with the new one within a second. The old one leaves the verifier, and `retire` wipes it
+   here, once the cluster accepts the new one still.
 """
 
 import secrets
@@ -46,19 +47,18 @@ def activate(*, cluster_name: str, is_forced: bool, now: datetime) -> None:
     if waiting is None:
         raise InventoryError(f"no new secret of {cluster_name} waits: begin with --generate")
     if not is_forced:
-        (view,) = load_clusters(cluster_ids=[cluster.id], now=now, is_staged_signing=True)
-        seen = look_at(view=view, now=now)
-        if not seen.is_healthy:
-            raise InventoryError(
-                f"nothing was changed: asked with the new secret, {cluster_name} says: {seen.reason}. "
-                f"Add it to the cluster's verifier first, or use --force where the cluster is down"
-            )
+        _try(cluster, now=now, is_staged_signing=True, advice="Add it to the cluster's verifier first")
     inventory.activate_secret(secret_id=waiting.id, now=now)
 
 
-def retire(*, cluster_name: str) -> int:
-    """Wipe all but the secret that signs, and one that waits; returns how many."""
+def retire(*, cluster_name: str, is_forced: bool, now: datetime) -> int:
+    """Wipe all but the secret that signs, and one that waits; returns how many.
+
+    Raises `InventoryError` where the cluster does not accept what signs: the older ones are the way back.
+    """
     cluster = _cluster(cluster_name)
+    if not is_forced:
+        _try(cluster, now=now, is_staged_signing=False, advice="Correct the cluster's verifier first")
     with transaction.atomic():
         used = list(_live(cluster).filter(is_staged=False).order_by("-created_at", "-id"))
         for secret in used[1:]:
@@ -73,6 +73,17 @@ def _cluster(name: str) -> Cluster:
     if cluster.auth_type != Cluster.Auth.HMAC:
         raise InventoryError(f"{name!r} asks for {cluster.auth_type}, not for HMAC signatures")
     return cluster
+
+
+def _try(cluster: Cluster, *, now: datetime, is_staged_signing: bool, advice: str) -> None:
+    """Ask the cluster for its models with that secret; `InventoryError` where it is refused or down."""
+    (view,) = load_clusters(cluster_ids=[cluster.id], now=now, is_staged_signing=is_staged_signing)
+    seen = look_at(view=view, now=now)
+    if not seen.is_healthy:
+        raise InventoryError(
+            f"nothing was changed: asked with the new secret, {cluster.name} says: {seen.reason}. "
+            f"{advice}, or use --force where the cluster is down"
+        )
 
 
 def _live(cluster: Cluster) -> QuerySet[ClusterSecret]:

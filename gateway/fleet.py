@@ -40,6 +40,7 @@ class Target:
     tls: TlsIdentity | None
     is_private_allowed: bool
     keys: tuple[Key, ...] = ()  # a provider's; one of them signs instead
+    certificate_expires_at: datetime | None = None  # the server's, as the prober saw it last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def _target(
         billing=cluster.billing,
         state=_state(cluster),
         health=cluster.health,
-        health_reason=cluster.health_reason,
+        health_reason=cluster.secret_problem or cluster.health_reason,
         context_window=view.context_window,
         output_tokens_max=view.output_tokens_max,
         capabilities=view.capabilities,
@@ -154,6 +155,7 @@ def _target(
         tls=cluster.tls,
         is_private_allowed=cluster.allow_private_network,
         keys=cluster.keys,
+        certificate_expires_at=cluster.certificate_expires_at,
     )
 
 

@@ -110,7 +110,9 @@ class Exchange:
         elapsed_s = time.monotonic() - self._started
         told_at = _date(response.headers.get("date", ""))
         if told_at is not None:
-            self.clock_skew_s = round(told_at.timestamp() - self._now_s - elapsed_s)
+            apart_s = round(told_at.timestamp() - self._now_s - elapsed_s)
+            # Both clocks are read in whole seconds: one apart is none.
+            self.clock_skew_s = apart_s if abs(apart_s) > 1 else 0
         stream = response.extensions.get("network_stream")
         tls = None if stream is None else stream.get_extra_info("ssl_object")
         if tls is not None and (expires := (tls.getpeercert() or {}).get("notAfter")):

@@ -90,7 +90,7 @@ def _as_row(report: ClusterReport) -> tuple[str, ...]:
         _known(report.tokens_per_s),
         f"{_usd(report.cost_per_hour_nanousd):.4f}" if report.cost_per_hour_nanousd else "-",
         "-" if per_1k is None else f"{_usd(per_1k):.6f}",
-        "-" if report.certificate_days is None else f"{report.certificate_days} d",
+        _days(report.certificate_days),
         "?" if report.clock_skew_s is None else f"{report.clock_skew_s:+d} s",
         models or "-",
         report.reason or "-",
@@ -103,3 +103,9 @@ def _known(value: int | None) -> str:
 
 def _usd(nanousd: int) -> Decimal:
     return Decimal(nanousd) / NANOUSD_PER_USD
+
+
+def _days(certificate_days: int | None) -> str:
+    if certificate_days is None:
+        return "-"
+    return "EXPIRED" if certificate_days < 0 else f"{certificate_days} d"

@@ -30,7 +30,7 @@ class Command(BaseCommand):
         parser.add_argument("--cluster", metavar="NAME", help="exchange the HMAC secret of this cluster")
         parser.add_argument("--label", default="", help="of the new secret; it travels as the key id")
         parser.add_argument("--to", type=Path, metavar="FILE", help="write the new secret there, not here")
-        parser.add_argument("--force", action="store_true", help="activate without asking the cluster")
+        parser.add_argument("--force", action="store_true", help="activate or retire without asking the cluster")
         steps = parser.add_mutually_exclusive_group()
         steps.add_argument("--generate", action="store_true", help="a new secret, shown once; it waits")
         steps.add_argument("--activate", action="store_true", help="sign with the one that waits")
@@ -82,17 +82,22 @@ class Command(BaseCommand):
             _write_private(path, plaintext)
             self.stdout.write(f"The new HMAC secret of {name} is in {path}.\n")
         self.stdout.write(
-            "1. Add it at the cluster, beside the old one (clusters/verifying: one a line).\n"
+            "1. Add it at the cluster, beside the old one (clusters/verifying: one a line), on each machine.\n"
             f"2. manage.py rotate_secrets --cluster {name} --activate\n"
-            f"3. Take the old one out there; manage.py rotate_secrets --cluster {name} --retire"
+            f"3. Wait ten seconds and take the old one out there\n"
+            f"4. manage.py rotate_secrets --cluster {name} --retire"
         )
 
     def _activate(self, name: str, options: dict[str, Any]) -> None:
         rotation.activate(cluster_name=name, is_forced=options["force"], now=timezone.now())
-        self.stdout.write(f"Requests to {name} are signed with the new secret within seconds.")
+        self.stdout.write(
+            f"{name} accepts the new secret: gateways sign with it within a second.\n"
+            f"Wait ten seconds, take the old one out at the cluster, then:\n"
+            f"manage.py rotate_secrets --cluster {name} --retire"
+        )
 
-    def _retire(self, name: str, _options: dict[str, Any]) -> None:
-        count = rotation.retire(cluster_name=name)
+    def _retire(self, name: str, options: dict[str, Any]) -> None:
+        count = rotation.retire(cluster_name=name, is_forced=options["force"], now=timezone.now())
         self.stdout.write(f"{count} older secrets of {name} are wiped.")
 
 
