@@ -35,7 +35,9 @@ KEY_CHARACTERS_MIN = 16
 CLOCK_SKEW_S_MAX = 5
 WEB_TIMEOUT_S = 3
 STORE_TIMEOUT_S = 2
-WORKER_TIMEOUT_S = 2
+WORKER_TIMEOUT_S = 2  # each look takes all of it: nobody knows how many workers there are
+BEAT_LOOKS_MAX = 4
+BEAT_TASK = "clusters.tasks.probe_due_clusters"
 WEB_BYTES_MAX = 4 * 1024 * 1024
 NAMES_MAX = 5
 # Of Django's checks: what settings.HTTPS sets, DEBUG, and a secret key that is weak.
@@ -192,8 +194,8 @@ def _store(url: str) -> Iterator[Finding]:
         yield Finding(
             status=FAIL,
             subject="Valkey",
-            text="no REDIS_URL is set and no embedded Valkey runs here, so no worker can be reached: start "
-            "`manage.py up`, or set REDIS_URL",
+            text="no REDIS_URL is set and no embedded Valkey answers here, so no worker can be reached: "
+            "start `manage.py up`, or set REDIS_URL",
         )
         return
     if not embedded_valkey.is_answering(url):
@@ -203,20 +205,32 @@ def _store(url: str) -> Iterator[Finding]:
         yield Finding(status=FAIL, subject="Valkey", text=text)
         return
     yield Finding(status=OK, subject="Valkey", text="answers")
-    workers = _workers(url)
-    if workers:
-        yield Finding(status=OK, subject="Worker", text=f"{workers} answer")
-    else:
-        text = "none answers, so no cluster is probed: start `manage.py up`, or a worker and beat"
-        yield Finding(status=FAIL, subject="Worker", text=text)
+    yield from _workers(url)
 
 
-def _workers(url: str) -> int:
+def _workers(url: str) -> Iterator[Finding]:
+    """Workers say how often they got each task; what beat sends every other second has to become more."""
+    workers_count, tick_counts = 0, []
     app = Celery("doctor", broker=url.replace("unix://", "redis+socket://", 1))
     try:
-        return len(app.control.ping(timeout=WORKER_TIMEOUT_S) or ())
+        for _ in range(BEAT_LOOKS_MAX):
+            answers = app.control.inspect(timeout=WORKER_TIMEOUT_S).stats() or {}
+            workers_count = len(answers)
+            tick_counts.append(sum(told["total"].get(BEAT_TASK, 0) for told in answers.values()))
+            if not answers or tick_counts[-1] > tick_counts[0]:
+                break
     finally:
         app.close()
+    if not workers_count:
+        text = "none answers, so no cluster is probed: start `manage.py up`, or a worker and beat"
+        yield Finding(status=FAIL, subject="Worker", text=text)
+        return
+    yield Finding(status=OK, subject="Worker", text=f"{workers_count} answer")
+    if tick_counts[-1] > tick_counts[0]:
+        yield Finding(status=OK, subject="Beat", text="sends what is due")
+    else:
+        text = "sends nothing to the worker, so no cluster is probed: start `manage.py up`, or celery beat"
+        yield Finding(status=FAIL, subject="Beat", text=text)
 
 
 def _web(url: str) -> Iterator[Finding]:

@@ -367,7 +367,7 @@ def _transport_failure(error: httpx.TransportError, *, target: Target, now_s: in
 
 
 def _expiry_hint(target: Target, *, now_s: int) -> str:
-    """Who is refused for a certificate of old is not told so by every server, nor does OpenSSL say the date."""
+    """Not every server says that it refuses a certificate of old, and OpenSSL does not say the date."""
     ours = target.tls.expires_at if target.tls is not None else None
     if ours is not None and ours.timestamp() <= now_s:
         return f" The gateway's client certificate for it expired on {ours:%Y-%m-%d}: store a new one."

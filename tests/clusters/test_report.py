@@ -91,7 +91,8 @@ def add_mtls_cluster(*, days):
             (
                 "the client certificate expired on 2030-01-31: store a new one; "
                 "the server certificate expired on 2030-03-02: renew it on the cluster's side; "
-                "the stored CA certificate expires on 2030-04-01: store the next one beside it"
+                "the stored CA certificate expires on 2030-04-01: store the next one beside it, and retire "
+                "this one once the cluster's certificate is of the next"
             ),
         ),
     ],
@@ -105,6 +106,21 @@ def test_certificate_is_warned_of_two_weeks_before_its_end(days_later, problem):
     assert certificate_problem(view=view, now=NOW + timedelta(days=days_later, hours=1)) == problem
 
 
+def test_expired_server_certificate_is_told_once():
+    cluster = add_cluster(endpoint="https://127.0.0.1:9", tokens_per_s=10)
+    inventory.save_record(record=Deployment(cluster=cluster, model="llama"))
+    reason = "the server certificate of metal expired on 2029-12-31: renew it on the cluster's side"
+    observation = Observation(
+        is_healthy=False, reason=reason, is_conclusive=True, certificate_expires_at=NOW - timedelta(days=1)
+    )
+    inventory.record_health(cluster_id=cluster.id, observation=observation, now=NOW)
+
+    (report,) = report_clusters(now=NOW, is_probing=False)
+
+    assert report.certificate_days == -1
+    assert report.advice == (f"{reason} (https://127.0.0.1:9, backend vllm)",)
+
+
 def test_expired_client_certificate_makes_its_cluster_unusable_and_is_told_once():
     add_mtls_cluster(days=30)
 
@@ -114,6 +130,14 @@ def test_expired_client_certificate_makes_its_cluster_unusable_and_is_told_once(
     problem = "the client certificate of metal expired on 2030-01-31: store a new one"
     assert (view.is_usable, view.secret_problem) == (False, problem)
     assert (report.is_healthy, report.certificate_days, report.advice) == (False, 0, (problem,))
+
+
+def test_cluster_that_could_not_be_asked_may_be_reachable():
+    add_cluster(auth_type="hmac")
+
+    (report,) = report_clusters(now=NOW, is_probing=True)
+
+    assert (report.is_reachable, report.is_healthy) == (None, False)
 
 
 BEHIND = (

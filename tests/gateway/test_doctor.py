@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
 from django.conf import settings
 from django.db import connections
 
@@ -17,8 +19,8 @@ from clusters.demo.standin import StandinSettings
 from clusters.health import Observation
 from clusters.models import Deployment, Route
 from gateway import doctor
-from gateway.doctor import Finding, Patient, examine
-from gateway.embedded_valkey import is_answering, plan_server
+from gateway.doctor import BEAT_TASK, Finding, Patient, examine
+from gateway.embedded_valkey import is_answering, plan_server, running_url
 from tests.clusters.rows import add_cluster
 from tests.fakes.standin_server import run_standin
 
@@ -78,8 +80,8 @@ def test_bare_installation_is_told_what_it_lacks(tmp_path):
 
     failing = {finding.subject: finding.text for finding in findings if finding.status == "fail"}
     assert failing == {
-        "Valkey": "no REDIS_URL is set and no embedded Valkey runs here, so no worker can be reached: start "
-        "`manage.py up`, or set REDIS_URL",
+        "Valkey": "no REDIS_URL is set and no embedded Valkey answers here, so no worker can be reached: "
+        "start `manage.py up`, or set REDIS_URL",
         "Web process": "none answers at http://127.0.0.1:9 ([Errno 111] Connection refused): start "
         "`manage.py serve`, or name it by --url",
         "Clusters": "there is none in use: add one in Admin > Clusters, or by `manage.py import_config`",
@@ -110,6 +112,52 @@ def test_installation_that_serves_has_no_failure_but_its_missing_worker(valkey_d
         ),
     ]
     assert told(findings, "Models") == [("ok", "1 can be asked for, each priced where it is metered")]
+
+
+@contextmanager
+def worker_of(url):
+    """A real worker, in a thread of its own, whose tasks do nothing."""
+    app = Celery("probed", broker=url.replace("unix://", "redis+socket://", 1), set_as_current=False)
+
+    @app.task(name=BEAT_TASK, shared=False)
+    def probe_nothing():
+        pass
+
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=20):
+        while not app.control.ping(timeout=0.2):
+            assert is_answering(url)
+        yield app
+
+
+def test_worker_without_beat_is_a_failure(valkey_dir, monkeypatch):
+    monkeypatch.setattr(doctor, "WORKER_TIMEOUT_S", 1)
+    url = running_url(data_dir=valkey_dir)
+
+    with worker_of(url):
+        findings = examined(valkey_dir)
+
+    assert told(findings, "Worker") == [("ok", "1 answer")]
+    assert told(findings, "Beat") == [
+        ("fail", "sends nothing to the worker, so no cluster is probed: start `manage.py up`, or celery beat")
+    ]
+
+
+def test_beat_is_known_by_what_workers_get(valkey_dir, monkeypatch):
+    monkeypatch.setattr(doctor, "WORKER_TIMEOUT_S", 1)
+    over = threading.Event()
+
+    def beat(app):
+        while not over.wait(0.2):
+            app.send_task(BEAT_TASK)
+
+    with worker_of(running_url(data_dir=valkey_dir)) as app:
+        thread = threading.Thread(target=beat, args=(app,))
+        thread.start()
+        findings = examined(valkey_dir)
+        over.set()
+        thread.join()
+
+    assert told(findings, "Beat") == [("ok", "sends what is due")]
 
 
 def test_stale_snapshot_is_a_failure(tmp_path):

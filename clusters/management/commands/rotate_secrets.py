@@ -30,7 +30,9 @@ class Command(BaseCommand):
         parser.add_argument("--cluster", metavar="NAME", help="exchange the HMAC secret of this cluster")
         parser.add_argument("--label", default="", help="of the new secret; it travels as the key id")
         parser.add_argument("--to", type=Path, metavar="FILE", help="write the new secret there, not here")
-        parser.add_argument("--force", action="store_true", help="activate or retire without asking the cluster")
+        parser.add_argument(
+            "--force", action="store_true", help="activate or retire without asking the cluster"
+        )
         steps = parser.add_mutually_exclusive_group()
         steps.add_argument("--generate", action="store_true", help="a new secret, shown once; it waits")
         steps.add_argument("--activate", action="store_true", help="sign with the one that waits")
@@ -82,7 +84,7 @@ class Command(BaseCommand):
             _write_private(path, plaintext)
             self.stdout.write(f"The new HMAC secret of {name} is in {path}.\n")
         self.stdout.write(
-            "1. Add it at the cluster, beside the old one (clusters/verifying: one a line), on each machine.\n"
+            "1. Add it beside the old one on each of its machines (clusters/verifying: one a line).\n"
             f"2. manage.py rotate_secrets --cluster {name} --activate\n"
             f"3. Wait ten seconds and take the old one out there\n"
             f"4. manage.py rotate_secrets --cluster {name} --retire"
@@ -91,7 +93,7 @@ class Command(BaseCommand):
     def _activate(self, name: str, options: dict[str, Any]) -> None:
         rotation.activate(cluster_name=name, is_forced=options["force"], now=timezone.now())
         self.stdout.write(
-            f"{name} accepts the new secret: gateways sign with it within a second.\n"
+            f"Gateways sign requests to {name} with the new secret within a second.\n"
             f"Wait ten seconds, take the old one out at the cluster, then:\n"
             f"manage.py rotate_secrets --cluster {name} --retire"
         )

@@ -95,6 +95,9 @@ def test_hmac_secret_is_exchanged_without_a_refused_request(site, capsys):
     site.write_text(f"{new}\nfirst\n")
     rotate("--activate")
     overlapping = (signing_key_id(), is_healthy())
+    site.write_text("first\n")
+    with pytest.raises(CommandError, match=r"nothing was changed: .*credential refused"):
+        rotate("--retire")
     site.write_text(f"{new}\n")
     rotate("--retire")
     retired = (signing_key_id(), is_healthy())
@@ -134,8 +137,13 @@ def test_cluster_that_is_down_is_activated_by_force(capsys):
     with pytest.raises(CommandError, match="connection refused"):
         rotate("--activate")
     rotate("--activate", "--force")
+    with pytest.raises(CommandError, match="connection refused"):
+        rotate("--retire")
+    before = ClusterSecret.objects.filter(is_active=True).count()
+    rotate("--retire", "--force")
 
-    assert signing_key_id() == "second"
+    assert (before, signing_key_id()) == (2, "second")
+    assert ClusterSecret.objects.filter(is_active=True).count() == 1
 
 
 @pytest.mark.parametrize(
