@@ -65,7 +65,7 @@ def test_refusal_names_the_cluster_whose_certificate_expired_and_the_date():
     assert error.code == "no_healthy_cluster"
     assert error.message == (
         "No cluster can serve `llama` now (site: secret_unreadable, site: secret_unreadable). The client "
-        "certificate of site expired on 2029-12-31: store a new one.",
+        "certificate of site expired on 2029-12-31: store a new one."
     )
 
 
