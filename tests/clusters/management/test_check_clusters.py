@@ -1,9 +1,13 @@
 import json
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
+from clusters import inventory
 from clusters.demo.standin import StandinSettings
+from clusters.health import Observation
 from tests.clusters.rows import add_cluster
 from tests.fakes.standin_server import run_standin
 
@@ -52,6 +56,25 @@ def test_json_has_one_object_a_cluster(fleet, capsys):
             "to_fix": [],
         },
     ]
+
+
+def test_table_counts_the_days_of_certificates_to_their_end(capsys):
+    now = timezone.now()  # noqa: TID251 -- the command's clock
+    for days in (-3, 0, 5):
+        cluster = add_cluster(name=f"ends{days}", endpoint="https://127.0.0.1:9")
+        ends_at = now + timedelta(days=days, minutes=1)
+        seen = Observation(is_healthy=True, certificate_expires_at=ends_at)
+        inventory.record_health(cluster_id=cluster.id, observation=seen, now=now)
+
+    call_command("check_clusters", "--no-probe")
+
+    lines = capsys.readouterr().out.splitlines()
+    at = lines[0].index("CERT")
+    assert {line.split()[0]: line[at:].split("  ")[0] for line in lines[1:4]} == {
+        "ends-3": "EXPIRED",
+        "ends0": "0 d",
+        "ends5": "5 d",
+    }
 
 
 def test_table_says_what_to_fix(fleet, capsys):

@@ -2,7 +2,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from django.utils import timezone
@@ -217,6 +218,28 @@ async def test_probe_tells_when_the_servers_certificate_ends(tmp_path):
         )
 
     assert observation.certificate_expires_at == (began_at + timedelta(days=9)).replace(microsecond=0)
+
+
+@pytest.mark.parametrize(
+    ("date", "told_s"),
+    [
+        (format_datetime(datetime.fromtimestamp(NOW_S + 1, UTC)), range(1)),
+        (format_datetime(datetime.fromtimestamp(NOW_S - 1, UTC)), range(1)),
+        # Less what the probe took until then.
+        (format_datetime(datetime.fromtimestamp(NOW_S + 75, UTC)), range(72, 76)),
+        (format_datetime(datetime.fromtimestamp(NOW_S - 21, UTC)), range(-24, -20)),
+        ("yesterday", (None,)),
+        ("Thu, 01 Jan 1970 00:00:00", (None,)),
+    ],
+)
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized"])
+async def test_clock_of_the_cluster_is_told_by_its_date_though_it_refuses(date, told_s, status):
+    reply = f"HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+    async with serving(reply.encode()) as (port, _):
+        observation = await probed(Target(endpoint=f"http://localhost:{port}", backend="ollama"))
+
+    assert (observation.is_healthy, observation.clock_skew_s in told_s) == (status == "200 OK", True)
 
 
 async def test_client_that_shows_no_certificate_is_refused(tmp_path):
