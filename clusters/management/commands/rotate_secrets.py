@@ -81,7 +81,13 @@ class Command(BaseCommand):
         if path is None:
             self.stdout.write(f"The new HMAC secret of {name}, shown this once:\n\n    {plaintext}\n")
         else:
-            _write_private(path, plaintext)
+            try:
+                _write_private(path, plaintext)
+            except OSError as error:
+                raise CommandError(
+                    f"{path} cannot be written ({error.strerror}), so the new secret is lost, and nothing is "
+                    "signed with it: run --generate again, with another file"
+                ) from error
             self.stdout.write(f"The new HMAC secret of {name} is in {path}.\n")
         self.stdout.write(
             "1. Add it beside the old one on each of its machines (clusters/verifying: one a line).\n"

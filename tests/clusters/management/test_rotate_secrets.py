@@ -121,6 +121,13 @@ def test_generated_secret_goes_to_a_file_that_others_cannot_read(site, tmp_path,
     assert ClusterSecret.objects.filter(is_active=True).count() == 2
 
 
+def test_secret_that_cannot_be_written_is_not_signed_with(site, tmp_path):
+    with pytest.raises(CommandError, match=r"cannot be written \(No such file or directory\)"):
+        rotate("--generate", "--label", "lost", "--to", str(tmp_path / "nowhere" / "new"))
+
+    assert (signing_key_id(), is_healthy()) == ("first", True)
+
+
 def test_generating_again_ends_what_waited(site):
     rotate("--generate", "--label", "a")
     rotate("--generate", "--label", "b")
