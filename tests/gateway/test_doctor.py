@@ -19,13 +19,14 @@ from clusters.demo.standin import StandinSettings
 from clusters.health import Observation
 from clusters.models import Deployment, Route
 from gateway import doctor
-from gateway.doctor import BEAT_TASK, Finding, Patient, examine
+from gateway.doctor import Finding, Patient, examine
 from gateway.embedded_valkey import is_answering, plan_server, running_url
 from tests.clusters.rows import add_cluster
 from tests.fakes.standin_server import run_standin
 
 FRESH = b"gateway_snapshot_age_seconds 0.2\ngateway_snapshot_stale 0.0\n"
 STALE = b"gateway_snapshot_age_seconds 71.0\ngateway_snapshot_stale 1.0\n"
+IDLE_TASK = "tests.idle"  # not the real one, which would probe
 pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
 
@@ -119,7 +120,7 @@ def worker_of(url):
     """A real worker, in a thread of its own, whose tasks do nothing."""
     app = Celery("probed", broker=url.replace("unix://", "redis+socket://", 1), set_as_current=False)
 
-    @app.task(name=BEAT_TASK, shared=False)
+    @app.task(name=IDLE_TASK, shared=False)
     def probe_nothing():
         pass
 
@@ -129,8 +130,13 @@ def worker_of(url):
         yield app
 
 
+def test_task_that_is_counted_is_one_that_beat_sends():
+    assert doctor.BEAT_TASK in {each["task"] for each in settings.CELERY_BEAT_SCHEDULE.values()}
+
+
 def test_worker_without_beat_is_a_failure(valkey_dir, monkeypatch):
     monkeypatch.setattr(doctor, "WORKER_TIMEOUT_S", 1)
+    monkeypatch.setattr(doctor, "BEAT_TASK", IDLE_TASK)
     url = running_url(data_dir=valkey_dir)
 
     with worker_of(url):
@@ -144,11 +150,12 @@ def test_worker_without_beat_is_a_failure(valkey_dir, monkeypatch):
 
 def test_beat_is_known_by_what_workers_get(valkey_dir, monkeypatch):
     monkeypatch.setattr(doctor, "WORKER_TIMEOUT_S", 1)
+    monkeypatch.setattr(doctor, "BEAT_TASK", IDLE_TASK)
     over = threading.Event()
 
     def beat(app):
         while not over.wait(0.2):
-            app.send_task(BEAT_TASK)
+            app.send_task(IDLE_TASK)
 
     with worker_of(running_url(data_dir=valkey_dir)) as app:
         thread = threading.Thread(target=beat, args=(app,))
