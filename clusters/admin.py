@@ -10,10 +10,10 @@ from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 
 from clusters import hourly_costs, inventory, monitor
-from clusters.badges import HEALTH_BADGES, STATE_BADGES, badge, check_badge
+from clusters.badges import STATE_BADGES, badge, health_words
 from clusters.experiment_admin import ExperimentPages
 from clusters.forms import (
     ClusterForm,
@@ -24,7 +24,7 @@ from clusters.forms import (
     RouterSettingsForm,
     usd,
 )
-from clusters.health_admin import HealthCheckAdmin
+from clusters.health_admin import UNKNOWN, HealthCheckAdmin, ProbeHistory, known
 from clusters.models import (
     Cluster,
     ClusterSecret,
@@ -40,13 +40,10 @@ from clusters.snapshots import load_clusters, with_cost_in_force
 from clusters.vault import VaultError
 from clusters.waking_admin import WAKING_FIELDSET, WAKING_READ_ONLY, WakingColumns
 from routing.cost import nanousd_per_1k_tokens
-from routing.types import ASLEEP
 
-RECENT_CHECKS = 20
 HOURLY_COSTS_SHOWN = 12
 STANDING_BADGES = {"scheduled": "badge-warn", "in force": "badge-ok", "past": "badge-muted"}
 PROBES_PER_ACTION_MAX = 100
-UNKNOWN = "-"
 
 
 admin.site.register(HealthCheck, HealthCheckAdmin)
@@ -84,8 +81,21 @@ class DeploymentInline(admin.TabularInline):  # type: ignore[type-arg]  # takes 
 
     model = Deployment
     form = DeploymentForm
+    readonly_fields = ("listed",)
+    fields = (
+        *("model", "listed", "upstream_name", "context_window", "output_tokens_max"),
+        *("capabilities", "is_enabled"),
+    )
     extra = 0
     ordering = ("model",)
+
+    @admin.display(description="listed")
+    def listed(self, obj: Deployment) -> str:
+        """Whether the cluster lists it, where that is followed."""
+        if obj.vanished_at is None:
+            return UNKNOWN
+        shown = badge(css_class="badge-bad", text="Vanished")
+        return format_html("{} {}", shown, f"{obj.vanished_at:%Y-%m-%d %H:%M} UTC")
 
 
 class HourlyCostInline(admin.TabularInline):  # type: ignore[type-arg]  # takes no argument at run time
@@ -145,7 +155,7 @@ class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # tak
 
 
 @admin.register(Cluster)
-class ClusterAdmin(WakingColumns, InventoryAdmin):
+class ClusterAdmin(WakingColumns, ProbeHistory, InventoryAdmin):
     """Clusters and providers: how each is, what it costs, what it serves."""
 
     form = ClusterForm
@@ -169,6 +179,7 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
         "health_badge",
         *WAKING_READ_ONLY,
         "health_checked_at",
+        "addresses",
         "load",
         "speed",
         "latency",
@@ -176,10 +187,23 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
         "cost_per_1k",
         "credentials",
         "recent_checks",
+        "last_day",
     )
     fieldsets = (
         (None, {"fields": ("name", "preset", "kind", "provider", "region", "tags", "state")}),
-        ("Connection", {"fields": ("endpoint", "backend", "auth_type", "allow_private_network")}),
+        (
+            "Connection",
+            {
+                "fields": (
+                    "endpoint",
+                    "backend",
+                    "auth_type",
+                    "allow_private_network",
+                    "expands_addresses",
+                    "discovery",
+                )
+            },
+        ),
         (
             "Cost and capacity",
             {
@@ -206,7 +230,12 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
         ),
         (
             "Health",
-            {"fields": ("health_badge", "health_checked_at", "load", "speed", "latency", "recent_checks")},
+            {
+                "fields": (
+                    *("health_badge", "health_checked_at", "addresses", "load", "speed", "latency"),
+                    *("last_day", "recent_checks"),
+                )
+            },
         ),
     )
 
@@ -257,21 +286,18 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
 
     @admin.display(description="health", ordering="health")
     def health_badge(self, obj: Cluster) -> str:
-        """With the reason, where there is one; that nobody answers is none for a cluster that sleeps."""
-        if obj.billing == Cluster.Billing.AUTOSCALED and obj.temperature in ASLEEP:
-            return badge(css_class="badge-muted", text="Asleep")
-        shown = badge(css_class=HEALTH_BADGES.get(obj.health, "badge-muted"), text=obj.get_health_display())
-        return format_html("{} {}", shown, obj.health_reason) if obj.health_reason else shown
+        """By the prober and by live traffic."""
+        return health_words(obj, now=timezone.now())  # noqa: TID251 -- an edge: a page is drawn
 
     @admin.display(description="queue", ordering="queue_depth")
     def queue(self, obj: Cluster) -> str:
         """Waiting requests, as the cluster says."""
-        return _known(obj.queue_depth)
+        return known(obj.queue_depth)
 
     @admin.display(description="waiting / running")
     def load(self, obj: Cluster) -> str:
         """As the cluster says."""
-        return f"{_known(obj.queue_depth)} / {_known(obj.running_count)}"
+        return f"{known(obj.queue_depth)} / {known(obj.running_count)}"
 
     @admin.display(description="tokens/s")
     def speed(self, obj: Cluster) -> str:
@@ -319,33 +345,6 @@ class ClusterAdmin(WakingColumns, InventoryAdmin):
                 return format_html("{} {}", badge(css_class="badge-warn", text="Expiring"), problem)
             return badge(css_class="badge-ok", text="Usable")
         return "stored with the cluster"
-
-    @admin.display(description=f"latest {RECENT_CHECKS} checks")
-    def recent_checks(self, obj: Cluster) -> str:
-        """A table, not an inline: new checks arrive while the page is open, and a form would trip on them."""
-        checks = HealthCheck.objects.filter(cluster_id=obj.pk).order_by("-checked_at")[:RECENT_CHECKS]
-        rows = format_html_join(
-            "",
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{} ms</td><td>{}</td><td>{}</td></tr>",
-            (
-                (
-                    f"{check.checked_at:%Y-%m-%d %H:%M:%S}",
-                    check_badge(check),
-                    check.reason or UNKNOWN,
-                    check.duration_ms,
-                    f"{_known(check.queue_depth)} / {_known(check.running_count)}",
-                    _known(check.tokens_per_s),
-                )
-                for check in checks
-            ),
-        )
-        if not rows:
-            return "not probed yet"
-        return format_html(
-            '<table class="recent-checks"><thead><tr><th>At (UTC)</th><th>Health</th><th>Reason</th>'
-            "<th>Took</th><th>Waiting / running</th><th>Tokens/s</th></tr></thead><tbody>{}</tbody></table>",
-            rows,
-        )
 
     @admin.action(description="Probe now", permissions=["change"])
     def probe_now(self, request: HttpRequest, queryset: QuerySet[Cluster]) -> None:
@@ -485,7 +484,3 @@ def _uuid(text: Any) -> UUID | None:
         return UUID(str(text))
     except ValueError:
         return None
-
-
-def _known(value: int | None) -> str:
-    return UNKNOWN if value is None else str(value)

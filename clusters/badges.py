@@ -1,9 +1,12 @@
 """Coloured words for the state and the health of clusters."""
 
-from django.utils.html import format_html
+from datetime import datetime
+
+from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from clusters.models import Cluster, HealthCheck
+from routing.types import ASLEEP
 
 STATE_BADGES = {
     Cluster.State.ACTIVE.value: "badge-ok",
@@ -25,6 +28,25 @@ HEALTH_BADGES = {
 def badge(*, css_class: str, text: str) -> SafeString:
     """A coloured word; the colours are in the stylesheet."""
     return format_html('<span class="badge {}">{}</span>', css_class, text)
+
+
+def health_words(cluster: Cluster, *, now: datetime) -> SafeString:
+    """Its health with the reason, where there is one, and what live traffic says meanwhile.
+
+    That nobody answers is no fault of a cluster that sleeps.
+    """
+    if cluster.billing == Cluster.Billing.AUTOSCALED and cluster.temperature in ASLEEP:
+        return badge(css_class="badge-muted", text="Asleep")
+    words = [
+        badge(css_class=HEALTH_BADGES.get(cluster.health, "badge-muted"), text=cluster.get_health_display())
+    ]
+    if cluster.health_reason:
+        words.append(conditional_escape(cluster.health_reason))
+    until = cluster.traffic_avoided_until
+    if until is not None and until > now:
+        words.append(badge(css_class="badge-bad", text="Failing"))
+        words.append(conditional_escape(f"live traffic avoids it until {until:%H:%M:%S} UTC"))
+    return format_html_join(" ", "{}", ((word,) for word in words))
 
 
 def check_badge(check: HealthCheck) -> SafeString:

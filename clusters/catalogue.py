@@ -14,6 +14,7 @@ BACKENDS = tuple(Cluster.Backend.values)
 AUTH_TYPES = tuple(Cluster.Auth.values)
 BILLINGS = tuple(Cluster.Billing.values)
 STATES = tuple(Cluster.State.values)
+DISCOVERIES = tuple(Cluster.Discovery.values)
 WAKE_AUTHS = tuple(Cluster.WakeAuth.values)
 WAKE_PURPOSE = ClusterSecret.Purpose.WAKE.value
 WHILE_WAKING = tuple(Route.WhileWaking.values)
@@ -30,6 +31,7 @@ CLUSTER_FIELDS = (
     "backend",
     "auth_type",
     "allow_private_network",
+    "expands_addresses",
     "billing",
     "cost_per_hour_nanousd",
     "replica_count",
@@ -42,6 +44,7 @@ CLUSTER_FIELDS = (
     "tokens_per_s",
     "in_flight_max",
     "default_model",
+    "discovery",
     "rpm_max",
     "tpm_max",
     "burst_percent",

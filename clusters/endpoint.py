@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -36,6 +37,7 @@ HOSTS_REFUSED = frozenset(
 )
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 HOST_BYTES_MAX = 253
+EXPANDED_MAX = 64
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 # What the C library reads as an address although it is no dotted quad: 127.1, 0x7f000001, 2130706433.
 _DISGUISED_ADDRESS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
@@ -48,6 +50,15 @@ class EndpointError(ValueError):
 def normal_endpoint(url: str) -> str:
     """The endpoint as we keep it: no spaces around, no trailing slash, no trailing /v1."""
     return url.strip().rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def expanded_addresses(found: Collection[str]) -> tuple[str, ...]:
+    """Of a name's addresses those that are servers of their own, each once, at most `EXPANDED_MAX`.
+
+    A server with an IPv4 address is not counted again for its IPv6 one.
+    """
+    four = {address for address in found if ":" not in address}
+    return tuple(sorted(four or set(found))[:EXPANDED_MAX])
 
 
 def check_endpoint(*, url: str, allow_private: bool) -> None:

@@ -198,6 +198,7 @@ class ClusterForm(InventoryForm):
             "backend",
             "auth_type",
             "allow_private_network",
+            "expands_addresses",
             "billing",
             "replica_count",
             "replicas_max",
@@ -209,6 +210,7 @@ class ClusterForm(InventoryForm):
             "tokens_per_s",
             "in_flight_max",
             "default_model",
+            "discovery",
             "rpm_max",
             "tpm_max",
             "burst_percent",
@@ -226,7 +228,7 @@ class ClusterForm(InventoryForm):
         """Show the price in dollars."""
         super().__init__(*args, **kwargs)
         self.initial.setdefault("cost_per_hour_usd", usd(self.instance.cost_per_hour_nanousd))
-        _let_out(self, "replicas_max", "wake_auth", "billed_s_min", "scale_down_s")
+        _let_out(self, "replicas_max", "wake_auth", "billed_s_min", "scale_down_s", "discovery")
 
     def clean(self) -> dict[str, Any]:
         """The price becomes nano-USD, exactly; each secret is checked before anything is saved."""

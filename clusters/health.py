@@ -10,8 +10,10 @@ INTERVALS_MAX = 5
 DOWN_INTERVAL_S_MAX = 58
 # After a first failure the second look comes soon: either it is down or it was a hiccup.
 SUSPECT_INTERVAL_S = 5
-# One that was woken is looked at as often as the prober runs.
-WAKING_INTERVAL_S = 1
+# What is waited for is looked at as often as the prober runs: a cluster that was woken, one that live traffic
+# finds failing, one that refuses connections, which costs nothing and mostly is a restart.
+AWAITED_INTERVAL_S = 1
+QUICK_LOOKS = 60
 JITTER_PERMILLE = 100
 LATENCY_NOISE_MS = 5
 
@@ -34,6 +36,8 @@ class Observation:
     certificate_expires_at: datetime | None = None  # the server's
     models: tuple[str, ...] | None = None
     context_windows: tuple[tuple[str, int], ...] = ()  # (model, tokens), for those that said so
+    address_count: int | None = None  # of a cluster whose addresses were probed each by itself
+    healthy_address_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,8 @@ class Condition:
     health: str  # healthy | unhealthy | unknown
     failure_count: int
     is_waking: bool = False
+    is_suspected: bool = False  # live traffic has failed there since the latest probe
+    quick_look_count: int = 0  # how many looks in quick succession are left
 
 
 def folded(*, condition: Condition, observation: Observation) -> Condition:
@@ -51,7 +57,15 @@ def folded(*, condition: Condition, observation: Observation) -> Condition:
         return Condition(health="healthy", failure_count=0)
     failure_count = condition.failure_count + 1
     is_down = observation.is_conclusive or failure_count >= FAILURES_UNTIL_UNHEALTHY
-    return Condition(health="unhealthy" if is_down else condition.health, failure_count=failure_count)
+    quick_look_count = 0
+    if observation.is_conclusive and observation.is_absent:
+        is_news = condition.health != "unhealthy"
+        quick_look_count = QUICK_LOOKS if is_news else max(condition.quick_look_count - 1, 0)
+    return Condition(
+        health="unhealthy" if is_down else condition.health,
+        failure_count=failure_count,
+        quick_look_count=quick_look_count,
+    )
 
 
 def settled_temperature(
@@ -86,9 +100,9 @@ def settled_temperature(
 
 def probe_interval(*, condition: Condition, interval_s: int, cluster_id: str) -> timedelta:
     """How long after its latest probe a cluster is due: with back-off while down, spread by its id."""
-    if condition.is_waking:
-        # No jitter and no back-off: requests wait for it.
-        return timedelta(seconds=min(interval_s, WAKING_INTERVAL_S))
+    if condition.is_waking or condition.is_suspected or condition.quick_look_count > 0:
+        # No jitter and no back-off.
+        return timedelta(seconds=min(interval_s, AWAITED_INTERVAL_S))
     if condition.failure_count == 0:
         seconds = interval_s
     elif condition.health != "unhealthy":

@@ -49,8 +49,13 @@ _HEALTH_FIELDS = frozenset(
         "latency_ms",
         "clock_skew_s",
         "certificate_expires_at",
+        "quick_look_count",
+        "address_count",
+        "healthy_address_count",
     }
 )
+# And what gateways write.
+_SEEN_FIELDS = _HEALTH_FIELDS | {"traffic_failed_at", "traffic_avoided_until"}
 PEM_PURPOSES = frozenset(
     {
         ClusterSecret.Purpose.CLIENT_CERTIFICATE,
@@ -59,7 +64,15 @@ PEM_PURPOSES = frozenset(
     }
 )
 # A change of these makes what the prober knew worthless: it looks again at once.
-_PROBED_FIELDS = ("endpoint", "backend", "auth_type", "allow_private_network", "state")
+_PROBED_FIELDS = (
+    "endpoint",
+    "expands_addresses",
+    "backend",
+    "auth_type",
+    "allow_private_network",
+    "state",
+    "discovery",
+)
 _ROUTED_FIELDS = (
     *("health", "temperature", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms"),
 )
@@ -360,17 +373,25 @@ def _save_changed_cluster(cluster: Cluster, *, left_alone: Collection[str]) -> N
     if before is None:
         raise InventoryError(f"cluster {cluster.name} was deleted meanwhile: add it anew")
     names = {field.name for field in cluster._meta.concrete_fields if not field.primary_key}
-    cluster.save(update_fields=sorted(names - _HEALTH_FIELDS - set(left_alone)))
+    cluster.save(update_fields=sorted(names - _SEEN_FIELDS - set(left_alone)))
+    if cluster.discovery != Cluster.Discovery.ALWAYS:
+        # Nobody looks after these marks any more.
+        Deployment.objects.filter(cluster=cluster, vanished_at__isnull=False).update(vanished_at=None)
     if any(before[name] != getattr(cluster, name) for name in _PROBED_FIELDS):
         _forget_latest_probe(cluster.pk)
 
 
 def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> None:
     condition = folded(
-        condition=Condition(health=cluster.health, failure_count=cluster.failure_count),
+        condition=Condition(
+            health=cluster.health,
+            failure_count=cluster.failure_count,
+            quick_look_count=cluster.quick_look_count,
+        ),
         observation=observation,
     )
     cluster.health = condition.health
+    cluster.quick_look_count = condition.quick_look_count
     cluster.failure_count = condition.failure_count
     cluster.health_reason = observation.reason[:REASON_CHARACTERS_MAX]
     cluster.health_checked_at = now
@@ -379,6 +400,8 @@ def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> 
     cluster.clock_skew_s = observation.clock_skew_s
     if observation.certificate_expires_at is not None:
         cluster.certificate_expires_at = observation.certificate_expires_at
+    cluster.address_count = observation.address_count
+    cluster.healthy_address_count = observation.healthy_address_count
     if observation.tokens_per_s is not None:
         cluster.measured_tokens_per_s = observation.tokens_per_s
     cluster.latency_ms = settled_latency_ms(before_ms=cluster.latency_ms, observation=observation)

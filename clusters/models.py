@@ -44,6 +44,11 @@ class Cluster(models.Model):
         DRAINING = "draining", "Draining (finishes, takes nothing new)"
         DISABLED = "disabled", "Disabled"
 
+    class Discovery(models.TextChoices):
+        NEVER = "never", "Never"
+        EMPTY = "empty", "While it has none"
+        ALWAYS = "always", "Always"
+
     class Temperature(models.TextChoices):
         COLD = "cold", "Cold (nothing of it runs)"
         WAKING = "waking", "Waking (asked for, not there yet)"
@@ -73,6 +78,12 @@ class Cluster(models.Model):
     auth_type = models.CharField(max_length=16, choices=Auth.choices, default=Auth.NONE)
     allow_private_network = models.BooleanField(
         default=False, help_text="Let the endpoint resolve to a private or loopback address."
+    )
+    expands_addresses = models.BooleanField(
+        "expand addresses",
+        default=False,
+        help_text="Each address of the endpoint's name is a server of its own, as behind a headless service "
+        "of Kubernetes: requests are spread over them, each is probed. Not for those of a load balancer.",
     )
     billing = models.CharField(max_length=16, choices=Billing.choices, default=Billing.COMMITTED)
     cost_per_hour_nanousd = models.BigIntegerField(
@@ -118,6 +129,14 @@ class Cluster(models.Model):
     )
     in_flight_max = models.PositiveIntegerField(default=64, validators=[MinValueValidator(1)])
     default_model = models.CharField(max_length=200, blank=True)
+    discovery = models.CharField(
+        "discover models",
+        max_length=8,
+        choices=Discovery.choices,
+        default=Discovery.EMPTY,
+        help_text="By an own cluster's list. Always: what is new is added, what vanished gets no traffic; "
+        "a model that is disabled below stays so.",
+    )
     rpm_max = models.PositiveIntegerField("requests/min", null=True, blank=True)
     tpm_max = models.PositiveIntegerField("tokens/min", null=True, blank=True)
     burst_percent = models.PositiveIntegerField(
@@ -143,6 +162,14 @@ class Cluster(models.Model):
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
     clock_skew_s = models.IntegerField(null=True, blank=True)
     certificate_expires_at = models.DateTimeField("server certificate expires at", null=True, blank=True)
+    # Where addresses are expanded: how many there are, and how many of them were healthy.
+    address_count = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
+    healthy_address_count = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
+    # How many looks in quick succession are left since it refused connections.
+    quick_look_count = models.PositiveSmallIntegerField(default=0, editable=False)
+    # Written by gateways: when live traffic last found it failing, and until when they leave it alone.
+    traffic_failed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    traffic_avoided_until = models.DateTimeField(null=True, blank=True, editable=False)
 
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -270,6 +297,8 @@ class Deployment(models.Model):
         "empty: not declared.",
     )
     is_enabled = models.BooleanField(default=True)
+    # Since when its cluster does not list it, where models are always discovered.
+    vanished_at = models.DateTimeField(null=True, blank=True, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:

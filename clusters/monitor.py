@@ -3,15 +3,16 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from clusters import inventory
+from clusters.discovery import follow_models
 from clusters.health import Condition, Observation, is_probe_due
 from clusters.models import Cluster, HealthCheck, RouterSettings
-from clusters.probes import open_client, probe
+from clusters.probes import joined, open_client, probe, resolve_addresses
 from clusters.probes.exchange import ProbeError
 from clusters.snapshots import ClusterView, load_clusters
 
@@ -46,11 +47,7 @@ def probe_due_clusters(*, now: datetime) -> list[ProbeResult]:
         cluster.id
         for cluster in Cluster.objects.exclude(state=Cluster.State.DISABLED)
         if is_probe_due(
-            condition=Condition(
-                health=cluster.health,
-                failure_count=cluster.failure_count,
-                is_waking=cluster.temperature == Cluster.Temperature.WAKING,
-            ),
+            condition=_condition(cluster),
             checked_at=cluster.health_checked_at,
             interval_s=interval_s,
             cluster_id=str(cluster.id),
@@ -73,7 +70,7 @@ def probe_clusters(*, cluster_ids: Sequence[UUID], now: datetime) -> list[ProbeR
     ]
     for view, result in zip(views, results, strict=True):
         inventory.record_health(cluster_id=result.cluster_id, observation=result.observation, now=now)
-        _add_discovered(view=view, observation=result.observation)
+        follow_models(view=view, observation=result.observation, now=now)
     return results
 
 
@@ -85,7 +82,8 @@ def probe_cluster(*, cluster_id: UUID, now: datetime) -> ProbeResult | None:
 
 def look_at(*, view: ClusterView, now: datetime) -> Observation:
     """Probe as `view` says, and write nothing down."""
-    return asyncio.run(_probe_one(view, now_s=int(now.timestamp())))
+    (seen,) = asyncio.run(_probe_all([view], now_s=int(now.timestamp())))
+    return seen
 
 
 def prune_health_checks(*, now: datetime, kept_days: int) -> int:
@@ -94,21 +92,41 @@ def prune_health_checks(*, now: datetime, kept_days: int) -> int:
     return old.delete()[0]
 
 
+def _condition(cluster: Cluster) -> Condition:
+    failed_at, checked_at = cluster.traffic_failed_at, cluster.health_checked_at
+    has_failed_since = failed_at is not None and checked_at is not None and failed_at > checked_at
+    # A provider that is left alone has mostly said so itself: it is not asked more often for that.
+    is_news = cluster.kind == Cluster.Kind.OWN and cluster.health != Cluster.Health.UNHEALTHY
+    return Condition(
+        health=cluster.health,
+        failure_count=cluster.failure_count,
+        is_waking=cluster.temperature == Cluster.Temperature.WAKING,
+        is_suspected=is_news and has_failed_since,
+        quick_look_count=cluster.quick_look_count,
+    )
+
+
 async def _probe_all(views: Sequence[ClusterView], *, now_s: int) -> list[Observation]:
     slots = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
 
-    async def probe_in_slot(view: ClusterView) -> Observation:
-        async with slots:
-            return await _probe_one(view, now_s=now_s)
-
-    return await asyncio.gather(*(probe_in_slot(view) for view in views))
-
-
-async def _probe_one(view: ClusterView, *, now_s: int) -> Observation:
-    nonce = secrets.token_hex(NONCE_BYTES)
-    try:
-        async with open_client(cluster=view) as client:
+    async def look(view: ClusterView, address: str | None = None) -> Observation:
+        async with slots, open_client(cluster=view, address=address) as client:
+            nonce = secrets.token_hex(NONCE_BYTES)
             return await probe(cluster=view, client=client, now_s=now_s, nonce=nonce)
+
+    async def look_at_each(view: ClusterView) -> Observation:
+        addresses = await resolve_addresses(cluster=view)
+        seen = await asyncio.gather(*(_told(view, look(view, address)) for address in addresses))
+        return joined(dict(zip(addresses, seen, strict=True)))
+
+    looks = (look_at_each(view) if view.expands_addresses else look(view) for view in views)
+    return await asyncio.gather(*(_told(view, each) for view, each in zip(views, looks, strict=True)))
+
+
+async def _told(view: ClusterView, look: Awaitable[Observation]) -> Observation:
+    """What was seen; what went wrong is seen too."""
+    try:
+        return await look
     except ProbeError as error:
         return Observation(
             is_healthy=False,
@@ -120,19 +138,3 @@ async def _probe_one(view: ClusterView, *, now_s: int) -> Observation:
         # The edge of one probe: a fault of ours with one cluster must not hide all the others.
         logger.exception("probe_failed name=%s", view.name)
         return Observation(is_healthy=False, reason=f"the probe itself failed ({type(error).__name__})")
-
-
-def _add_discovered(*, view: ClusterView, observation: Observation) -> None:
-    """Deployments of a cluster that has none: a provider's default model, or what an own cluster lists."""
-    if view.deployments:
-        return
-    windows = dict(observation.context_windows)
-    if view.default_model:
-        names: tuple[str, ...] = (view.default_model,)
-    elif view.kind == Cluster.Kind.OWN:
-        names = observation.models or ()
-    else:
-        # A provider lists hundreds; which of them we pay for is for its administrator to say.
-        names = ()
-    if names:
-        inventory.add_deployments(cluster_id=UUID(view.id), model_names=names, context_windows=windows)

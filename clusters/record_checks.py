@@ -60,6 +60,8 @@ def _check_cluster(cluster: Cluster) -> None:
         endpoint.check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
     except endpoint.EndpointError as error:
         raise InventoryError(str(error), field="endpoint") from error
+    if cluster.kind == Cluster.Kind.PROVIDER:
+        _check_provider(cluster)
     if cluster.auth_type == Cluster.Auth.MTLS and not cluster.endpoint.startswith("https://"):
         raise InventoryError("mutual TLS needs an endpoint that begins with https://", field="endpoint")
     if cluster.auth_type == Cluster.Auth.SIGV4 and cluster.backend != Cluster.Backend.BEDROCK:
@@ -75,6 +77,20 @@ def _check_cluster(cluster: Cluster) -> None:
         raise InventoryError(f"tags: {error}", field="tags") from error
     if cluster.default_model and (problem := name_problem(cluster.default_model)):
         raise InventoryError(f"default model: {problem}", field="default_model")
+
+
+def _check_provider(cluster: Cluster) -> None:
+    """What is for own clusters alone."""
+    if cluster.discovery == Cluster.Discovery.ALWAYS:
+        raise InventoryError(
+            "a provider lists more models than you would pay for: enter those of its models that are used",
+            field="discovery",
+        )
+    if cluster.expands_addresses:
+        raise InventoryError(
+            "a provider's addresses are those of its load balancers: expand those of own clusters alone",
+            field="expands_addresses",
+        )
 
 
 def _check_waking(cluster: Cluster) -> None:

@@ -54,6 +54,8 @@ class ClusterReport:
     certificate_days: int | None  # of the certificate that ends first; below 0 when it has
     clock_skew_s: int | None
     advice: tuple[str, ...]
+    address_count: int | None = None  # where each address of its name is a server of its own
+    healthy_address_count: int | None = None
     temperature: str = ""  # of an autoscaled cluster: cold, waking or warm
     is_usable: bool = True  # False: it is down, and nobody can wake it
 
@@ -131,6 +133,8 @@ def _report(
             tokens_per_s=tokens_per_s,
             overhead_permille=overhead_permille,
         ),
+        address_count=view.address_count if view.expands_addresses else None,
+        healthy_address_count=view.healthy_address_count if view.expands_addresses else None,
         temperature=view.temperature,
         is_usable=is_used and not view.secret_problem and (is_healthy or view.is_wakeable),
         certificate_days=(min(ends) - now) // timedelta(days=1) if ends else None,
@@ -161,6 +165,8 @@ def _advice(
         lines.append(f"{reason} ({view.endpoint}, backend {view.backend})")
     if is_healthy and not view.deployments:
         lines.append("it serves no model: add a deployment, or a default model for a provider")
+    if gone := [each.model for each in view.deployments if each.is_vanished]:
+        lines.append(f"it does not list {', '.join(gone)} any more, and gets no request for them")
     is_owned = view.kind == Cluster.Kind.OWN
     if is_healthy and is_owned and not view.measured_tokens_per_s and not view.rated_tokens_per_s:
         lines.append("its speed is unknown: enter the rated tokens/s, so that its tokens get a cost")

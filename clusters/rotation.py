@@ -79,7 +79,8 @@ def _try(cluster: Cluster, *, now: datetime, is_staged_signing: bool, advice: st
     """Ask the cluster for its models with that secret; `InventoryError` where it is refused or down."""
     (view,) = load_clusters(cluster_ids=[cluster.id], now=now, is_staged_signing=is_staged_signing)
     seen = look_at(view=view, now=now)
-    if not seen.is_healthy:
+    # Where each address is a server of its own, one that refuses is enough.
+    if not seen.is_healthy or seen.healthy_address_count != seen.address_count:
         raise InventoryError(
             f"nothing was changed: asked with the new secret, {cluster.name} says: {seen.reason}. "
             f"{advice}, or use --force where the cluster is down"

@@ -98,7 +98,9 @@ class Rfc9421Signer:
         signature = self._keyed.copy()
         signature.update(base.encode())
         simple = self._keyed.copy()
-        simple.update(f"{now_s}\n{method}\n{path}\n".encode() + body)
+        simple.update(f"{now_s}\n{method}\n{path}\n".encode())
+        # By itself: joined to the line it would be copied.
+        simple.update(body)
         return [
             ("content-digest", digest),
             ("signature-input", f"sig1={parameters}"),

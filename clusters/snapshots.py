@@ -55,6 +55,7 @@ class DeploymentView:
     context_window: int
     output_tokens_max: int | None
     capabilities: frozenset[str]
+    is_vanished: bool = False  # its cluster does not list it any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,10 @@ class ClusterView:
     keys: tuple[Key, ...] = ()  # of a provider: all are in use, the newest first
     clock_skew_s: int | None = None
     certificate_expires_at: datetime | None = None  # the server's, as seen by the latest probe over TLS
+    discovery: str = "empty"  # never | empty | always
+    expands_addresses: bool = False  # each address of its name is a server of its own
+    address_count: int | None = None
+    healthy_address_count: int | None = None
 
     @property
     def certificate_ends(self) -> tuple[tuple[str, datetime], ...]:
@@ -331,6 +336,10 @@ def _cluster_view(
         keys=keys,
         clock_skew_s=cluster.clock_skew_s,
         certificate_expires_at=cluster.certificate_expires_at,
+        discovery=cluster.discovery,
+        expands_addresses=cluster.expands_addresses,
+        address_count=cluster.address_count,
+        healthy_address_count=cluster.healthy_address_count,
         temperature=cluster.temperature if cluster.billing == Cluster.Billing.AUTOSCALED else "",
         waking=_waking_view(cluster) if cluster.billing == Cluster.Billing.AUTOSCALED else None,
     )
@@ -406,6 +415,7 @@ def _deployment_view(deployment: Deployment) -> DeploymentView:
         context_window=deployment.context_window,
         output_tokens_max=deployment.output_tokens_max,
         capabilities=frozenset(deployment.capabilities),
+        is_vanished=deployment.vanished_at is not None,
     )
 
 

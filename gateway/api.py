@@ -371,6 +371,7 @@ async def _served(
             snapshot=gateway.keeper.snapshot,
             request_id=request.request_id,
             outbox=claimed,
+            work=request.work,
         )
     except GatewayError as refusal:
         if claimed is None:

@@ -5,24 +5,33 @@ By ASGI a request takes a second task that waits for its disconnect, a dict for 
 """
 
 import asyncio
+import re
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, cast
 
 import structlog
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway import metrics
 from gateway.asgi import Application
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, OverloadedError, error_body
 from gateway.identifiers import new_request_id
 from gateway.lifespan import Gateway
 from gateway.logging import request_id_var
 from gateway.outbox import Headers, Outbox
-from gateway.responses import SlimResponse
-from gateway.slim import Scope, SlimHandler, body_too_large, body_too_late, error_response
+from gateway.overload import UNCOUNTED, Work
+from gateway.responses import JsonResponse, SlimResponse
+from gateway.slim import MESSAGES_PATH, Scope, SlimHandler, body_too_large, body_too_late, error_response
 from gateway.surface_answers import TranslatedOutbox
 
 logger = structlog.get_logger(__name__)
 
+OVERLOADED = "This gateway has more to do than it can; send the request again."
+LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})(?=\r\n)")
+# With one of them a request asks for more than an answer.
+SPECIAL_HEADERS = (b"\r\nconnection:", b"\r\nexpect:", b"\r\ntransfer-encoding:", b"\r\nupgrade:")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -41,6 +50,7 @@ class Turn:
 
     def __init__(self, *, scope: Scope, slim: SlimHandler, gateway: Gateway, keep_alive: bool) -> None:
         self.slim = slim
+        self.door = gateway.door
         self.keep_alive = keep_alive
         self._scope = scope
         self._gateway = gateway
@@ -54,6 +64,7 @@ class Turn:
         self.response_complete = False
         self.disconnected = False
         self.timer: asyncio.TimerHandle | None = None
+        self.work = UNCOUNTED
         self._on_disconnect: Callable[[], None] | None = None
 
     def refuse(self, refusal: GatewayError) -> None:
@@ -61,10 +72,14 @@ class Turn:
         self.parts.clear()
         self.refusal, self.is_whole = refusal, True
 
+    def refused(self, request_id: str) -> SlimResponse:
+        assert self.refusal is not None
+        return error_response(self.refusal, path=self._scope["path"], request_id=request_id)
+
     async def response(self, request_id: str) -> SlimResponse:
         """Never raises. The body is let go of here: an open stream does not keep it."""
         if self.refusal is not None:
-            return error_response(self.refusal, path=self._scope["path"], request_id=request_id)
+            return self.refused(request_id)
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.parts = []
         return await self.slim.respond(
@@ -73,6 +88,7 @@ class Turn:
             gateway=self._gateway,
             request_id=request_id,
             on_disconnect=self.on_disconnect,
+            work=self.work,
         )
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
@@ -95,19 +111,28 @@ class Turn:
 
 
 class CallerProtocol(HttpToolsProtocol):
-    """uvicorn's `http` class for our application; under another one, or behind proxies, uvicorn's own."""
+    """uvicorn's `http` class for our application; under another one, uvicorn's own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._application = self.app if isinstance(self.app, Application) else None
+        # Whom the request came from by way of a proxy is nothing that completions ask for.
+        app = self.app.app if isinstance(self.app, ProxyHeadersMiddleware) else self.app
+        self._application = app if isinstance(app, Application) else None
         # The request whose bytes come now; None: uvicorn has it.
         self._turn: Turn | None = None
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_head = b""
+        # Within a request: what comes now is no beginning.
+        self._is_inside = False
+        self._away_at_s = float("-inf")
         # Those whose end the connection's end is: several where requests came ahead of their answers.
         self._turns: list[Turn] = []
 
     # --- From the parser
+
+    def on_message_begin(self) -> None:
+        self._is_inside = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         application = self._application
@@ -160,6 +185,7 @@ class CallerProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         turn = self._turn
+        self._is_inside = False
         if turn is None:
             super().on_message_complete()
             return
@@ -170,6 +196,10 @@ class CallerProtocol(HttpToolsProtocol):
             self._begin(turn)
 
     def data_received(self, data: bytes) -> None:
+        before: Turn | RequestResponseCycle | None = self.cycle
+        is_between = not self._is_inside and (before is None or before.response_complete)
+        if is_between and self._is_turned_away(data):
+            return
         super().data_received(data)
         turn = self._turn
         if turn is not None and not turn.is_read and turn.timer is None:
@@ -206,13 +236,66 @@ class CallerProtocol(HttpToolsProtocol):
             return
         cycle.is_begun = True
         if cycle.is_whole:
-            self._run(cycle)
+            self._enter(cycle)
 
     def _begin(self, turn: Turn) -> None:
         if turn.is_begun and not turn.disconnected:
-            self._run(turn)
+            self._enter(turn)
 
-    def _run(self, turn: Turn) -> None:
+    def _enter(self, turn: Turn) -> None:
+        if turn.door is None or turn.refusal is not None:
+            self._run(turn, UNCOUNTED)
+        else:
+            turn.door.enter(partial(self._run, turn), partial(self._turn_away, turn))
+
+    def _turn_away(self, turn: Turn) -> None:
+        """It found no room in time."""
+        if turn.disconnected:
+            return
+        metrics.OVERLOAD_REFUSED.untold += 1
+        request_id = new_request_id()
+        turn.refuse(OverloadedError(OVERLOADED))
+        response = turn.refused(request_id)
+        self.transport.write(self._head(turn, response, request_id) + (response.body or b""))
+        self._complete(turn)
+
+    def _is_turned_away(self, data: bytes) -> bool:
+        """Whether it is a whole request that was refused unread: the cheapest answer there is."""
+        application = self._application
+        if application is None or application.gateway is None:
+            return False
+        door = application.gateway.door
+        if door is None or not door.is_closed or not is_whole_request(data, slim=application.slim):
+            return False
+        metrics.OVERLOAD_REFUSED.untold += 1
+        metrics.failures(OverloadedError.code).untold += 1
+        self._away_at_s = self.loop.time()
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[OverloadedError.status],
+                    self._server_head(),
+                    b"x-request-id: %b\r\n" % new_request_id().encode(),
+                    away_answer(),
+                )
+            )
+        )
+        return True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Idle for so long, unless it was turned away since."""
+        left_s = self._away_at_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _run(self, turn: Turn, work: Work) -> None:
+        if turn.disconnected:
+            # It left while it waited for its turn.
+            work.end()
+            return
+        turn.work = work
         task = self.loop.create_task(self._serve(turn))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -238,15 +321,15 @@ class CallerProtocol(HttpToolsProtocol):
         except Exception:
             logger.exception("request_crashed")
             self.transport.close()
+        finally:
+            if not turn.work.is_pumps:
+                turn.work.end()
 
     def _head(self, turn: Turn, response: SlimResponse, request_id: str) -> bytes:
-        if self.server_state.default_headers is not self._default_headers:
-            self._default_headers = self.server_state.default_headers
-            self._default_head = b"".join(b"%b: %b\r\n" % pair for pair in self._default_headers)
         return b"".join(
             (
                 STATUS_LINE[response.status_code],
-                self._default_head,
+                self._server_head(),
                 b"x-request-id: %b\r\n" % request_id.encode(),
                 header_lines(response.headers_sent),
                 b"transfer-encoding: chunked\r\n"
@@ -255,6 +338,13 @@ class CallerProtocol(HttpToolsProtocol):
                 b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n",
             )
         )
+
+    def _server_head(self) -> bytes:
+        """The server's own headers: the date, made once a second."""
+        if self.server_state.default_headers is not self._default_headers:
+            self._default_headers = self.server_state.default_headers
+            self._default_head = b"".join(b"%b: %b\r\n" % pair for pair in self._default_headers)
+        return self._default_head
 
     async def _send_stream(self, turn: Turn, outbox: Outbox | TranslatedOutbox) -> bool:
         """Send what comes; False where the caller is gone, or read nothing for the write time-out."""
@@ -292,3 +382,28 @@ def header_lines(headers: Headers) -> bytes:
     if not lines.count("\n") == lines.count("\r") == len(headers):
         raise ValueError("a header holds a line break")
     return lines.encode("latin-1")
+
+
+def is_whole_request(data: bytes, *, slim: SlimHandler) -> bool:
+    """Whether these bytes are one completion request, from its first to its last."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or not data.startswith(b"POST "):
+        return False
+    line_end = data.find(b"\r\n")
+    path, _, version = data[len(b"POST ") : line_end].partition(b" ")
+    if version != b"HTTP/1.1" or not slim.is_posted(path) or path.startswith(MESSAGES_PATH.encode()):
+        return False
+    head = data[line_end : end + 2].lower()
+    if any(name in head for name in SPECIAL_HEADERS):
+        return False
+    lengths = LENGTH.findall(head)
+    return len(lengths) == 1 and int(lengths[0]) == len(data) - end - len(b"\r\n\r\n")
+
+
+@cache
+def away_answer() -> bytes:
+    """What follows the request id where a request is refused unread, in OpenAI's words."""
+    error = OverloadedError(OVERLOADED)
+    response = JsonResponse(error_body(error), status=error.http_status, headers=error.headers)
+    lines, body = header_lines(response.headers_sent), response.body or b""
+    return b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body)

@@ -103,6 +103,11 @@ class ConnectionPool:
             self._idle.remove(connection)
             connection.close()
 
+    @property
+    def in_use_count(self) -> int:
+        """Connections that a request has or opens."""
+        return self._count - len(self._idle) - len(self._lingering)
+
     def close(self) -> None:
         """Close what is idle, refuse who waits; connections in use close when they are released."""
         self._is_closed = True

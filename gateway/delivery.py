@@ -15,6 +15,7 @@ from gateway.errors import DrainingError, GatewayError, UpstreamTimeoutError
 from gateway.events import Observer
 from gateway.metering import estimated_usage
 from gateway.outbox import Headers, Outbox, Reply
+from gateway.overload import UNCOUNTED, Work
 from gateway.patience import Patience
 from gateway.providers import dialect_of
 from gateway.pumps import PumpSet
@@ -59,14 +60,26 @@ class Delivery:
     wall_clock: Callable[[], datetime]
 
     async def carry(
-        self, attempt: Attempt, outbox: Outbox, *, request_id: str, headers: Headers
+        self,
+        attempt: Attempt,
+        outbox: Outbox,
+        *,
+        request_id: str,
+        headers: Headers,
+        work: Work = UNCOUNTED,
     ) -> Settlement:
         """Deliver the attempt's answer into the outbox; give back what it was settled as.
+
+        The work is put down while the upstream is waited for.
 
         Raises UpstreamFailure while nothing has reached the caller: the attempt is not settled then.
         After that every fault is told in the stream, and settled all the same.
         """
-        body, ending = await self._read_whole(attempt, outbox, request_id=request_id, headers=headers)
+        work.put_down()
+        try:
+            body, ending = await self._read_whole(attempt, outbox, request_id=request_id, headers=headers)
+        finally:
+            work.take_up()
         settlement = self._settlement(attempt, ending)
         await self.ledger.settle(settlement)
         self.observer.on_end(attempt, settlement, request_id=request_id, now_s=self.clock())

@@ -41,6 +41,7 @@ class Target:
     is_private_allowed: bool
     keys: tuple[Key, ...] = ()  # a provider's; one of them signs instead
     certificate_expires_at: datetime | None = None  # the server's, as the prober saw it last
+    expands_addresses: bool = False  # each address of its name is a server of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def _target(
         region=cluster.region,
         model=view.model,
         billing=cluster.billing,
-        state=_state(cluster),
+        state=_state(cluster, view),
         health=cluster.health,
         health_reason=cluster.secret_problem or cluster.health_reason,
         context_window=view.context_window,
@@ -156,13 +157,16 @@ def _target(
         is_private_allowed=cluster.allow_private_network,
         keys=cluster.keys,
         certificate_expires_at=cluster.certificate_expires_at,
+        expands_addresses=cluster.expands_addresses,
     )
 
 
-def _state(cluster: ClusterView) -> str:
+def _state(cluster: ClusterView, view: DeploymentView) -> str:
     """What stands in the way of using it, by what an operator said before what was seen."""
     if cluster.secret_problem:
         return "secret_unreadable"
+    if view.is_vanished and cluster.state == "active":
+        return "vanished"
     return cluster.temperature if cluster.state == "active" and cluster.is_asleep else cluster.state
 
 

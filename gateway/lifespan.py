@@ -18,6 +18,7 @@ from gateway.accounting import WindowCalendar
 from gateway.admission import Admission
 from gateway.answer_seal import AnswerSeal
 from gateway.attempt import Reader
+from gateway.complaints import Complaints
 from gateway.database_threads import DatabaseThreads
 from gateway.delivery import Delivery, Limits
 from gateway.demand import WakeDemand
@@ -29,13 +30,14 @@ from gateway.idempotency import AnswerKeeper
 from gateway.leases import LeasedLimiter
 from gateway.live import LiveFeed
 from gateway.nodes import NodeExchange
+from gateway.overload import Door
 from gateway.pipeline import Pipeline
 from gateway.pumps import PumpSet
 from gateway.ratelimit import LocalLimiter
 from gateway.retry_budget import RetryBudget
 from gateway.sending import Sender
 from gateway.token_counts import TokenCounter
-from gateway.traffic import Traffic
+from gateway.traffic import Traffic, call_later
 from gateway.upstream import Upstreams
 from gateway.waiting import WaitRoom
 
@@ -114,6 +116,7 @@ class Gateway:
         )
         self.token_counter = TokenCounter(upstreams=self.upstreams, clock=clock)
         self.exchange = Exchange(clock=clock)
+        self.door = Door(clock=clock, call_later=call_later) if settings.SHEDS_LOAD else None
         self.traffic = Traffic(clock=clock, exchange=self.exchange)
         self.observer = Observer(traffic=self.traffic)
         self.live = LiveFeed(
@@ -155,7 +158,7 @@ class Gateway:
         self.exchange.open(settings.DATA_DIR)
         watch = self.keeper.watch(poll_s=settings.SNAPSHOT_POLL_S, stale_s=settings.SNAPSHOT_STALE_S)
         loops = [watch, self._publish_gauges(), self.live.run(), self.answers.run(), self.figures.run()]
-        loops += [self.exchange.run(self.traffic.states), self.demand.run()]
+        loops += [self.exchange.run(self.traffic.states), self.demand.run(), self._complaints().run()]
         self._nodes = _node_exchange(self.exchange, clock=time.monotonic)
         if self._nodes is not None:
             loops.append(self._nodes.run())
@@ -194,6 +197,15 @@ class Gateway:
         asyncio.get_running_loop().call_later(timeout_s, self.pumps.cut)
         logger.info("drain_started", in_flight=self.admission.in_flight, timeout_s=timeout_s)
 
+    def _complaints(self) -> Complaints:
+        return Complaints(
+            keeper=self.keeper,
+            states=self.traffic.states,
+            threads=self.demand_threads,
+            clock=time.monotonic,
+            wall_clock=wall_clock,
+        )
+
     def _delivery(self, clock: Callable[[], float]) -> Delivery:
         return Delivery(
             limits=Limits(
@@ -230,6 +242,8 @@ class Gateway:
         while True:
             metrics.IN_FLIGHT.set(self.admission.in_flight)
             metrics.LEDGER_QUEUE.set(self.ledger.queue_depth)
+            if self.door is not None:
+                metrics.OVERLOAD_LIMIT.set(self.door.limit)
             metrics.tell_tallies()
             await asyncio.sleep(GAUGE_INTERVAL_S)
 

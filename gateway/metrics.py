@@ -117,6 +117,14 @@ QUEUE_WAIT = Histogram("gateway_queue_wait_seconds", "Waited by those who got a 
 QUEUE_REFUSED = Counter(
     "gateway_queue_refused", "Requests that got no place: full, too_late, timed_out.", ["reason"]
 )
+OVERLOADED = Counter(
+    "gateway_overload_refused", "Requests refused since this process had more to do than it could."
+)
+OVERLOAD_LIMIT = Gauge(
+    "gateway_overload_limit",
+    "Requests that a process works on at once while others wait; not those that wait for an upstream.",
+    multiprocess_mode="livesum",
+)
 IN_FLIGHT = Gauge("gateway_in_flight_requests", "Requests being served.", multiprocess_mode="livesum")
 LEDGER_QUEUE = Gauge(
     "gateway_ledger_queue_operations",
@@ -195,10 +203,18 @@ class ClusterMetrics:
         self.reroutes = Tally(REROUTES.labels(cluster))
 
 
+OVERLOAD_REFUSED = Tally(OVERLOADED)
+
+
 # Clusters come from the inventory: a few hundred at most, and a name that is gone is only memory.
 @cache
 def of_cluster(cluster: str) -> ClusterMetrics:
     return ClusterMetrics(cluster)
+
+
+@cache
+def failures(code: str) -> Tally:
+    return Tally(FAILURES.labels(code))
 
 
 @cache

@@ -34,6 +34,7 @@ from gateway.events import Observer
 from gateway.fleet import FleetSnapshot
 from gateway.identifiers import new_attempt_id
 from gateway.outbox import Headers, Outbox
+from gateway.overload import UNCOUNTED, Work
 from gateway.pumps import PumpSet
 from gateway.refusals import budget_refusal, no_candidate_refusal
 from gateway.reroutes import Course
@@ -63,6 +64,7 @@ class Job(Struct, frozen=True, kw_only=True):
     ticket: Ticket
     outbox: Outbox
     started_s: float
+    work: Work = UNCOUNTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +95,12 @@ class Pipeline:
         snapshot: FleetSnapshot,
         request_id: str,
         outbox: Outbox | None = None,
+        work: Work = UNCOUNTED,
     ) -> Outbox:
-        """Admit and start the answer, in the outbox if one is given; raises the GatewayError of a refusal."""
+        """Admit and start the answer, in the outbox if one is given; raises the GatewayError of a refusal.
+
+        The work is the pump's from then on.
+        """
         ticket = await self.admission.admit(principal=principal, request=request, snapshot=snapshot)
         if outbox is None:
             outbox = Outbox(bytes_max=self.buffer_bytes_max)
@@ -107,7 +113,9 @@ class Pipeline:
             ticket=ticket,
             outbox=outbox,
             started_s=self.clock(),
+            work=work,
         )
+        work.is_pumps = True
         self.retries.on_request()
         self.pumps.start(self._pump(job))
         return outbox
@@ -130,6 +138,7 @@ class Pipeline:
             job.outbox.fail(InternalError("Something failed inside the gateway; its log has the request id."))
         finally:
             job.outbox.close()
+            job.work.end()
             self.admission.release(job.ticket, tokens_used=tokens_used)
 
     async def _answer(self, job: Job) -> Settlement:
@@ -170,6 +179,7 @@ class Pipeline:
                 raise
             refusal = error
         course.is_excused = course.last_decision is not None and is_woken(course.last_decision)
+        job.work.put_down()
         attempt, headers = await self.waiting.wait(
             patron,
             outbox=job.outbox,
@@ -177,6 +187,7 @@ class Pipeline:
             take=partial(self._take, job, course),
             warm_in_s=self._warm_in_s(course) if isinstance(refusal, ClusterAsleepError) else None,
         )
+        job.work.take_up()
         job.ticket.headers += headers
         return attempt
 
@@ -267,7 +278,9 @@ class Pipeline:
         try:
             _take_granted(attempt, await self.ledger.hold(attempt.hold, replaced=replaced))
             headers = _headers(job, attempt)
-            return await self.delivery.carry(attempt, job.outbox, request_id=job.request_id, headers=headers)
+            return await self.delivery.carry(
+                attempt, job.outbox, request_id=job.request_id, headers=headers, work=job.work
+            )
         except UpstreamFailure:
             raise
         except BaseException:

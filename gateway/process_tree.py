@@ -17,7 +17,8 @@ STAGE_VALKEY, STAGE_DEMO, STAGE_TASKS, STAGE_WEB = range(4)
 STOP_GRACE_S = 10
 # What the web process may take beyond its drain limit: error events, settling, closing.
 WEB_CLOSING_S = 10
-WORKER_THREADS = 4
+# Probes of clusters that do not answer hold one for up to five seconds each.
+WORKER_THREADS = 6
 
 
 def base_environment(*, environment: Mapping[str, str], data_dir: Path, redis_url: str) -> dict[str, str]:

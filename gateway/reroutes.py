@@ -14,7 +14,7 @@ from routing.types import Decision, RequestProfile, RoutePlan
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """One request's attempts so far; each place is tried once.
+    """One request's attempts so far; each place is tried once, and once more where one of its servers failed.
 
     A cluster that failed is left alone whatever it serves. One that refused the request for its length or
     its content is well: only that deployment is left alone, and the refusal opens the fallbacks for it.
@@ -46,9 +46,12 @@ class Course:
 
     def on_failure(self, attempt: Attempt, failed: UpstreamFailure) -> bool:
         """Whether another place may do better."""
+        deployment = attempt.candidate.deployment
+        if failed.is_of_address:
+            # Its other servers may do better: so may the cluster.
+            self.tried.discard(deployment.cluster)
         if not failed.refusal:
             return failed.is_retryable
-        deployment = attempt.candidate.deployment
         self.tried.discard(deployment.cluster)
         self.tried.add(deployment.id)
         if failed.refusal == TOO_LONG:

@@ -14,6 +14,7 @@ from gateway.waiting import wait_asked
 from routing.types import Placement, RequestProfile
 
 MODEL_CHARACTERS_MAX = 200
+COUNTED_BYTES_MAX = 16 * 1024
 CHOICES_MAX = 128
 # A prompt has at most one token per byte of its JSON; templates add some, media a bounded many.
 TEMPLATE_TOKENS_MAX = 256
@@ -106,10 +107,14 @@ def decode_object(body: bytes, *, depth_max: int) -> dict[str, Any]:
         raise InvalidJsonError(f"The body is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
         raise InvalidRequestError("The body must be a JSON object.")
-    # Fewer brackets than levels: the walk is needed for bodies that could be deep at all.
-    if body.count(b"[") + body.count(b"{") > depth_max and _is_deeper(document, depth_max):
+    if _could_be_deeper(body, depth_max) and _is_deeper(document, depth_max):
         raise InvalidJsonError(f"The body is nested deeper than {depth_max} levels.")
     return document
+
+
+def _could_be_deeper(body: bytes, depth_max: int) -> bool:
+    """Fewer brackets than levels need no walk. In a long body counting them costs more than most walks."""
+    return len(body) > COUNTED_BYTES_MAX or body.count(b"[") + body.count(b"{") > depth_max
 
 
 def _is_deeper(document: object, depth_max: int) -> bool:

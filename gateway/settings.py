@@ -259,8 +259,9 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_TIMEZONE = "UTC"
-# How often beat looks for clusters whose probe is due; the interval itself is a router setting.
-PROBE_TICK_S = 2
+# How often beat looks for clusters whose probe is due; the interval itself is a router setting. One that
+# comes back after a restart is seen within that.
+PROBE_TICK_S = 1
 # How often beat looks whether an autoscaled cluster is to be woken: a request may wait for it.
 WAKE_TICK_S = 2
 # Twice a minute, so that beat's drift leaves no minute out; only the first sample of a minute counts.
@@ -288,6 +289,8 @@ STREAM_LINE_BYTES_MAX = 1024 * 1024
 STREAM_BUFFER_BYTES_MAX = 256 * 1024
 JSON_DEPTH_MAX = 64
 IN_FLIGHT_MAX = _number("GATEWAY_IN_FLIGHT_MAX", 2000)
+# Whether requests are refused beyond what a process's event loop can do.
+SHEDS_LOAD = _flag("GATEWAY_SHEDS_LOAD", default=True)
 LEDGER_QUEUE_MAX = 20_000
 CONNECT_TIMEOUT_S = 2
 FIRST_BYTE_TIMEOUT_S = _number("GATEWAY_FIRST_BYTE_TIMEOUT_S", 30)

@@ -28,6 +28,7 @@ from gateway.identifiers import new_request_id
 from gateway.lifespan import Gateway, wall_clock
 from gateway.logging import request_id_var
 from gateway.outbox import Outbox
+from gateway.overload import UNCOUNTED, Work
 from gateway.responses import JsonResponse, SlimResponse
 from gateway.surface_answers import TranslatedOutbox
 from gateway.surfaces.messages_errors import error_document, error_status
@@ -71,6 +72,7 @@ class SlimRequest(HttpRequest):
         request_id: str,
         depth_max: int,
         on_disconnect: OnDisconnect,
+        work: Work,
     ) -> None:
         # No super(): it makes a dozen objects that nothing here reads.
         self.scope = scope
@@ -87,6 +89,7 @@ class SlimRequest(HttpRequest):
         self.request_id = request_id
         self.json_depth_max = depth_max
         self.on_disconnect = on_disconnect
+        self.work = work
 
     @property
     def headers(self) -> HttpHeaders:
@@ -150,7 +153,14 @@ class SlimHandler:
                 raise body_too_large(self.body_bytes_max)
 
     async def respond(
-        self, scope: Scope, body: bytes, *, gateway: Gateway, request_id: str, on_disconnect: OnDisconnect
+        self,
+        scope: Scope,
+        body: bytes,
+        *,
+        gateway: Gateway,
+        request_id: str,
+        on_disconnect: OnDisconnect,
+        work: Work = UNCOUNTED,
     ) -> SlimResponse:
         """The operation's answer, or the error that it raised, as a response. Never raises."""
         request = SlimRequest(
@@ -160,6 +170,7 @@ class SlimHandler:
             request_id=request_id,
             depth_max=self._depth_max,
             on_disconnect=on_disconnect,
+            work=work,
         )
         error: GatewayError
         try:
@@ -239,7 +250,7 @@ class SlimHandler:
 
 def error_response(error: GatewayError, *, path: str, request_id: str) -> JsonResponse:
     """The refusal in the words of the API that was asked; counted."""
-    metrics.FAILURES.labels(error.code).inc()
+    metrics.failures(error.code).untold += 1
     headers = tuple(error.headers)
     if path.startswith(MESSAGES_PATH):
         headers += anthropic_headers(headers, request_id, wall_clock())

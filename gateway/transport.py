@@ -79,6 +79,10 @@ class Transport(httpx.AsyncBaseTransport):
             extensions={"http_version": b"HTTP/1.1"},
         )
 
+    def move(self, addresses: Sequence[str]) -> None:
+        """The name has other addresses now."""
+        self.pool.move(addresses)
+
     async def aclose(self) -> None:
         self.pool.close()
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 from msgspec import Struct
 
-from clusters.endpoint import EndpointError, check_address
+from clusters.endpoint import EndpointError, check_address, expanded_addresses
 from clusters.signing import ResumingContext, ssl_context
 from gateway.connection import AnswerError
 from gateway.connection_pool import ConnectionPool
@@ -33,12 +33,15 @@ from gateway.identifiers import random_bytes
 from gateway.providers import dialect_of
 from gateway.rate_headers import WAIT_S_MAX, retry_after_s
 from gateway.refusal_kinds import refusal_kind
+from gateway.spread import ABSENT_STATUSES, Spread
 from gateway.transport import Answer, Transport, request_head
 
 USER_AGENT = "tollgate"
 CLIENTS_MAX = 2_000
 ADDRESSES_MAX = 4
 RESOLVED_FOR_S = 60.0
+# Where each address is a server of its own: they come and go.
+EXPANDED_FOR_S = 3.0
 LAST_WORDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 ERROR_BODY_BYTES_MAX = 64 * 1024
 
@@ -46,6 +49,7 @@ ERROR_BODY_BYTES_MAX = 64 * 1024
 class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; what the caller sees is `error`
     """One attempt failed. `is_retryable`: another cluster may do better.
 
+    `is_of_address`: of the cluster's servers one failed, and another may do better.
     `refusal`: the upstream refused the request itself, see gateway.refusal_kinds; `is_billed`: it charges for
     that, by the usage it reported.
     """
@@ -69,6 +73,7 @@ class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; wha
         self.retry_after_s = retry_after_s
         self.refusal = refusal
         self.is_billed = is_billed
+        self.is_of_address = False
 
 
 def failed_answer(error: GatewayError) -> UpstreamFailure:
@@ -116,8 +121,9 @@ class _Resource:
 class _Client:
     """What is kept for a cluster. `resources` is by path: as many as surfaces and models."""
 
-    transport: Transport
+    transport: Transport | Spread
     resolved_at_s: float
+    known_at_s: float  # when the resolver last answered
     resources: dict[str, _Resource] = field(default_factory=dict)
 
 
@@ -154,10 +160,14 @@ class Upstreams:
             head = self._head(target, resource, body, request_id=request_id, attempt_id=attempt_id)
             answer = await client.transport.send(head=head, body=body)
         except httpx.TransportError as error:
-            raise _transport_failure(error, target=target, now_s=self._wall_clock_s()) from error
+            failure = _transport_failure(error, target=target, now_s=self._wall_clock_s())
+            raise _of_address(failure, client.transport) from error
+        if answer.status in ABSENT_STATUSES:
+            failure = await _refusal(answer, target, now_s=self._wall_clock_s())
+            raise _of_address(failure, client.transport)
         if answer.status != httpx.codes.OK:
             raise await _refusal(answer, target, now_s=self._wall_clock_s())
-        chunks = _Chunks(answer, cluster=cluster)
+        chunks = _Chunks(answer, cluster=cluster, transport=client.transport)
         return UpstreamResponse(headers=_headers(answer), chunks=chunks, answer=answer)
 
     async def aclose(self) -> None:
@@ -186,20 +196,25 @@ class Upstreams:
         return request_head(start=resource.start, headers=headers)
 
     async def _client(self, target: Target) -> _Client:
-        key = (target.cluster_id, target.endpoint, target.tls, target.is_private_allowed)
+        is_expanded = target.expands_addresses
+        key = (target.cluster_id, target.endpoint, target.tls, target.is_private_allowed, is_expanded)
+        kept_s = EXPANDED_FOR_S if is_expanded else RESOLVED_FOR_S
         client = self._clients.get(key)
-        if client is not None and self._clock() - client.resolved_at_s < RESOLVED_FOR_S:
+        if client is not None and self._clock() - client.resolved_at_s < kept_s:
             return client
-        async with self._locks.setdefault(key, asyncio.Lock()):
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        if client is not None and is_expanded and lock.locked():
+            # One request asks the resolver; that often, the others shall not wait for it.
+            return client
+        async with lock:
             client = self._clients.get(key)
-            if client is not None and self._clock() - client.resolved_at_s < RESOLVED_FOR_S:
+            if client is not None and self._clock() - client.resolved_at_s < kept_s:
                 return client
             url = httpx.URL(target.endpoint)
-            addresses = await self._checked_addresses(target, url)
             if client is not None:
-                client.transport.pool.move(addresses)
-                client.resolved_at_s = self._clock()
+                await self._resolve_again(client, target, url)
                 return client
+            addresses = await self._checked_addresses(target, url)
             if len(self._clients) >= CLIENTS_MAX:
                 # Requests may be on it: their connections close when they are given back.
                 oldest = next(iter(self._clients))
@@ -207,6 +222,18 @@ class Upstreams:
                 await self._clients.pop(oldest).transport.aclose()
             self._clients[key] = await self._built(target, url, addresses)
             return self._clients[key]
+
+    async def _resolve_again(self, client: _Client, target: Target, url: httpx.URL) -> None:
+        now_s = self._clock()
+        try:
+            client.transport.move(await self._checked_addresses(target, url))
+        except UpstreamFailure:
+            # Servers that were there a moment ago mostly still are: a resolver that fails has a minute.
+            if not target.expands_addresses or now_s - client.known_at_s >= RESOLVED_FOR_S:
+                raise
+        else:
+            client.known_at_s = now_s
+        client.resolved_at_s = self._clock()
 
     async def _checked_addresses(self, target: Target, url: httpx.URL) -> list[str]:
         """The addresses to connect to; they are checked, not the text that named them (SSRF)."""
@@ -218,7 +245,9 @@ class Upstreams:
         except (OSError, TimeoutError) as error:
             message = f"Cluster {cluster} has no address: its name cannot be resolved."
             raise UpstreamFailure(UpstreamUnreachableError(message), is_sent=False) from error
-        addresses = [str(one[4][0]) for one in found[:ADDRESSES_MAX]]
+        addresses = [str(one[4][0]) for one in found]
+        is_expanded = target.expands_addresses
+        addresses = list(expanded_addresses(addresses)) if is_expanded else addresses[:ADDRESSES_MAX]
         try:
             for address in addresses:
                 check_address(address=address, allow_private=target.is_private_allowed)
@@ -228,14 +257,25 @@ class Upstreams:
         return addresses
 
     async def _built(self, target: Target, url: httpx.URL, addresses: list[str]) -> _Client:
-        pool = ConnectionPool(
-            host=url.raw_host.decode("ascii").rstrip("."),
-            port=_port(url),
-            addresses=addresses,
-            tls=await self._context(target) if url.scheme == "https" else None,
-            connect_timeout_s=self._connect_timeout_s,
+        tls = await self._context(target) if url.scheme == "https" else None
+
+        def transport_to(*addresses: str) -> Transport:
+            pool = ConnectionPool(
+                host=url.raw_host.decode("ascii").rstrip("."),
+                port=_port(url),
+                addresses=addresses,
+                tls=tls,
+                connect_timeout_s=self._connect_timeout_s,
+            )
+            return Transport(pool=pool)
+
+        now_s = self._clock()
+        transport: Transport | Spread = (
+            Spread(addresses=addresses, make=transport_to, clock=self._clock)
+            if target.expands_addresses
+            else transport_to(*addresses)
         )
-        return _Client(transport=Transport(pool=pool), resolved_at_s=self._clock())
+        return _Client(transport=transport, resolved_at_s=now_s, known_at_s=now_s)
 
     async def _context(self, target: Target) -> ResumingContext:
         """Made in a thread: reading the public roots takes milliseconds. All that need no other share one."""
@@ -252,6 +292,16 @@ class Upstreams:
         if target.tls is None:
             self._public_context = context
         return context
+
+
+def _of_address(
+    failure: UpstreamFailure, transport: Transport | Spread, *, up_count_min: int = 1
+) -> UpstreamFailure:
+    """Where the cluster has other servers it speaks against one of them alone."""
+    if isinstance(transport, Spread) and transport.up_count >= up_count_min:
+        failure.is_of_address = True
+        failure.is_counted = False
+    return failure
 
 
 def _resource(target: Target, path: str) -> _Resource:
@@ -279,11 +329,12 @@ def _headers(answer: Answer) -> dict[str, str]:
 class _Chunks:
     """The body as it comes. No generator: a stream left at its last word would need a task to end it."""
 
-    __slots__ = ("_answer", "_cluster")
+    __slots__ = ("_answer", "_cluster", "_transport")
 
-    def __init__(self, answer: Answer, *, cluster: str) -> None:
+    def __init__(self, answer: Answer, *, cluster: str, transport: Transport | Spread) -> None:
         self._answer = answer
         self._cluster = cluster
+        self._transport = transport
 
     def __aiter__(self) -> Self:
         return self
@@ -293,7 +344,9 @@ class _Chunks:
             chunk = await self._answer.read()
         except httpx.TransportError as error:
             message = f"Cluster {self._cluster} broke off its answer."
-            raise UpstreamFailure(UpstreamInvalidError(message), is_sent=True) from error
+            failure = UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
+            # The server that broke off is not known to fail yet.
+            raise _of_address(failure, self._transport, up_count_min=2) from error
         if not chunk:
             raise StopAsyncIteration
         if chunk.endswith(LAST_WORDS):

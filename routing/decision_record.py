@@ -38,6 +38,7 @@ _EXCLUSIONS = {
     "waking": "was waking: asked for, and not there yet",
     "waits_for_waking": "was passed over, since the route waits for its own cluster to wake",
     "secret_unreadable": "had a credential that cannot be used",
+    "vanished": "did not list the model any more",
     "unpriced": "has no price, and a hard budget watches",
     "context_window": "has too small a context window",
     "in_flight_max": "had as many requests at once as it may",

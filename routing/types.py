@@ -155,7 +155,7 @@ class Deployment:
     region: str
     model: str
     billing: str  # committed | autoscaled | metered
-    state: str  # active | draining | disabled | secret_unreadable | cold | waking
+    state: str  # active | draining | disabled | secret_unreadable | vanished | cold | waking
     health: str  # healthy | unhealthy | unknown
     health_reason: str
     context_window: int

@@ -6,27 +6,30 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import httpx
 from cryptography import x509
 
-from clusters.endpoint import EndpointError, check_address, check_endpoint
+from clusters.endpoint import EndpointError, check_address, check_endpoint, expanded_addresses
 from clusters.probes.exchange import Place, ProbeError
-from clusters.signing import ssl_context
+from clusters.signing import ResumingContext, TlsIdentity, ssl_context
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
 HTTPS_PORT = 443
+CONTEXTS_MAX = 256
 
 
 @asynccontextmanager
-async def open_client(*, cluster: Place) -> AsyncIterator[httpx.AsyncClient]:
+async def open_client(*, cluster: Place, address: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client that connects to nothing but the checked address of the cluster's endpoint.
 
-    Raises `ProbeError` where the name does not resolve or resolves to what is never connected to.
+    `address` is one that `resolve_addresses` gave; without it the name is resolved now. Raises `ProbeError`
+    where that fails, or gives what is never connected to.
     """
-    transport = await _pinned_transport(cluster)
+    transport = await _pinned_transport(cluster, address=address)
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     # Neither redirects nor the environment's proxies: what was checked is what is asked.
     async with httpx.AsyncClient(
@@ -46,7 +49,7 @@ async def server_certificate_expiry(*, cluster: Place) -> datetime | None:
     parts = urlsplit(cluster.endpoint)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            address = await _address(cluster)
+            address = (await _addresses(cluster))[0]
             _, writer = await asyncio.open_connection(
                 address, parts.port or HTTPS_PORT, ssl=context, server_hostname=parts.hostname
             )
@@ -59,6 +62,15 @@ async def server_certificate_expiry(*, cluster: Place) -> datetime | None:
         return None
     finally:
         writer.transport.abort()
+
+
+async def resolve_addresses(*, cluster: Place) -> tuple[str, ...]:
+    """The servers behind the name, each of which is checked; raises `ProbeError` as `open_client` does."""
+    try:
+        check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
+        return expanded_addresses(await _addresses(cluster))
+    except EndpointError as error:
+        raise ProbeError(str(error), is_conclusive=True) from error
 
 
 class PinnedTransport(httpx.AsyncBaseTransport):
@@ -86,17 +98,27 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-async def _pinned_transport(cluster: Place) -> PinnedTransport:
+async def _pinned_transport(cluster: Place, *, address: str | None) -> PinnedTransport:
     try:
         check_endpoint(url=cluster.endpoint, allow_private=cluster.allow_private_network)
-        address = await _address(cluster)
-        verify = ssl_context(tls=cluster.tls) if cluster.endpoint.startswith("https://") else False
+        if address is None:
+            address = (await _addresses(cluster))[0]
+        verify = _context(cluster.tls) if cluster.endpoint.startswith("https://") else False
     except (EndpointError, ValueError) as error:
         raise ProbeError(str(error), is_conclusive=True) from error
     return PinnedTransport(address=address, inner=httpx.AsyncHTTPTransport(verify=verify, trust_env=False))
 
 
-async def _address(cluster: Place) -> str:
+@lru_cache(maxsize=CONTEXTS_MAX)
+def _context(tls: TlsIdentity | None) -> ResumingContext:
+    """Made once for an identity: reading the public roots takes 16 ms, more than all the rest of a probe.
+
+    It is a function of the identity's own bytes, so a renewed certificate has a context of its own.
+    """
+    return ssl_context(tls=tls)
+
+
+async def _addresses(cluster: Place) -> list[str]:
     """IPv4 first, as most servers listen there; all the name's addresses must be allowed."""
     parts = urlsplit(cluster.endpoint)
     host = parts.hostname or ""
@@ -112,4 +134,4 @@ async def _address(cluster: Place) -> str:
     addresses = [str(info[4][0]) for info in sorted(found, key=lambda info: info[0] != socket.AF_INET)]
     for address in addresses:
         check_address(address=address, allow_private=cluster.allow_private_network)
-    return addresses[0]
+    return addresses

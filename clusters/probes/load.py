@@ -68,7 +68,7 @@ def read_load(*, backend: str, text: str) -> Load | None:
     names = METRIC_NAMES[backend]
     sums: dict[str, float] = defaultdict(float)
     try:
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(_wanted(text, names=names)):
             for sample in family.samples:
                 sums[sample.name] += sample.value
     except (ValueError, IndexError, KeyError):
@@ -111,6 +111,16 @@ def mean_ttft_ms(*, before: Load, after: Load) -> int | None:
     count = after.ttft_count - before.ttft_count
     seconds = after.ttft_s_sum - before.ttft_s_sum
     return round(1000 * seconds / count) if count > 0 and seconds >= 0 else None
+
+
+def _wanted(text: str, *, names: MetricNames) -> str:
+    """The lines with the series that are read: of a real page one in fifty, and parsing is what costs.
+
+    The whole text where there is none: whether it is a page of metrics at all is for the parser to say.
+    """
+    ttft = tuple(f"{name}{part}" for name in names.ttft for part in ("_sum", "_count"))
+    prefixes = (*names.waiting, *names.running, *names.generated, *names.tokens_per_s, *ttft)
+    return "\n".join(line for line in text.splitlines() if line.startswith(prefixes)) or text
 
 
 def _first(sums: Mapping[str, float], names: tuple[str, ...]) -> int | None:

@@ -49,7 +49,7 @@ async def probe(
     """What the cluster says of itself, within five seconds; never raises for what the cluster does.
 
     1. health: the backend's own endpoint; anything but 2xx ends the probe;
-    2. credential and models: GET /v1/models, where there is a credential or no deployment is known;
+    2. credential and models: GET /v1/models, where there is a credential, or models are to be discovered;
     3. load: the metrics, twice while it is busy. What fails here leaves the load unknown.
 
     `nonce` is at least 8 letters or digits, unlike any before.
@@ -115,7 +115,8 @@ async def _look(*, cluster: ProbeTarget, exchange: Exchange) -> Observation:
     reply = await exchange.get(path)
     _check_health(reply=reply, path=path)
     listing = None
-    if not cluster.deployments or cluster.auth_type in {"bearer", "hmac"}:
+    is_followed = cluster.discovery == "always" or not cluster.deployments
+    if is_followed or cluster.auth_type in {"bearer", "hmac"}:
         models_reply = await exchange.get(MODELS_PATH)
         listing = read_listing(models_reply.body) if models_reply.status == httpx.codes.OK else None
     return _observation(reply=reply, listing=listing)

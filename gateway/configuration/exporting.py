@@ -37,7 +37,14 @@ _HEADER = (
     "# Secrets are not in it: set the variables named ${...} before it is imported elsewhere.",
 )
 # Written only where they differ: what a new record has anyway.
-_QUIET_SITE = {"state": "active", "allow_private_network": False, "tokens_per_s": None, "replica_count": 1}
+_QUIET_SITE = {
+    "state": "active",
+    "allow_private_network": False,
+    "expands_addresses": False,
+    "discovery": "empty",
+    "tokens_per_s": None,
+    "replica_count": 1,
+}
 _QUIET_PROVIDER = {"cost_per_hour_nanousd": 0, "billing": "metered"}
 _QUIET_MODEL = {"is_enabled": True}
 _QUIET_ROUTE = {"is_enabled": True, "while_waking": "spill"}

@@ -11,6 +11,7 @@ from clusters.catalogue import (
     BACKENDS,
     BILLINGS,
     CAPABILITIES,
+    DISCOVERIES,
     POLICIES,
     REPLICAS_MAX,
     STATES,
@@ -95,7 +96,9 @@ SITE = (
     Field(key="tokensPerSecond", target="tokens_per_s", kind=_COUNT),
     Field(key="maxInFlight", target="in_flight_max", kind=_COUNT),
     Field(key="allowPrivateNetwork", target="allow_private_network", kind=conversion.flag()),
+    Field(key="expandAddresses", target="expands_addresses", kind=conversion.flag()),
     Field(key="defaultModel", target="default_model", kind=MODEL_NAME),
+    Field(key="discoverModels", target="discovery", kind=conversion.choice(*DISCOVERIES)),
     Field(key="tags", target="tags", kind=conversion.names(kind=conversion.text(length_max=32))),
     Field(key="state", target="state", kind=conversion.choice(*STATES)),
 )

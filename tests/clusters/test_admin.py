@@ -222,6 +222,20 @@ def test_secret_is_retired_by_its_box(admin_client):
     assert ClusterSecret.objects.get().is_active is False
 
 
+def test_discovery_is_set_on_the_form_and_models_that_vanished_are_told(admin_client):
+    cluster = add_cluster()
+    Deployment.objects.create(cluster=cluster, model="gone", vanished_at=NOW)
+    page = reverse("admin:clusters_cluster_change", args=[cluster.id])
+    assert '<span class="badge badge-bad">Vanished</span> 2030-01-01 12:00 UTC' in (
+        admin_client.get(page).content.decode()
+    )
+
+    form = {**CLUSTER_FORM, "endpoint": cluster.endpoint, "allow_private_network": "on"}
+    admin_client.post(page, {**form, "discovery": "always", "expands_addresses": "on"})
+
+    assert Cluster.objects.values_list("discovery", "expands_addresses").get() == ("always", True)
+
+
 def test_deployments_are_added_changed_and_deleted_in_place(admin_client):
     cluster = add_cluster()
     kept = Deployment(cluster=cluster, model="kept")

@@ -1,6 +1,12 @@
 import pytest
 
-from clusters.endpoint import EndpointError, check_address, check_endpoint, normal_endpoint
+from clusters.endpoint import (
+    EndpointError,
+    check_address,
+    check_endpoint,
+    expanded_addresses,
+    normal_endpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +155,19 @@ def test_metadata_address_is_refused_whatever_the_setting(address):
 def test_what_is_no_address_is_refused():
     with pytest.raises(EndpointError, match="is no IP address"):
         check_address(address="a.example", allow_private=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (["10.0.0.2", "10.0.0.1", "10.0.0.2"], ("10.0.0.1", "10.0.0.2")),
+        (["fd00::2", "10.0.0.1", "fd00::1"], ("10.0.0.1",)),
+        (["fd00::2", "fd00::1"], ("fd00::1", "fd00::2")),
+        (
+            [f"10.0.0.{number}" for number in range(199, 99, -1)],
+            tuple(f"10.0.0.{n}" for n in range(100, 164)),
+        ),
+    ],
+)
+def test_addresses_of_a_name_are_expanded_once_each(found, expected):
+    assert expanded_addresses(found) == expected

@@ -3,6 +3,7 @@ from datetime import timedelta
 import pytest
 
 from clusters.health import (
+    QUICK_LOOKS,
     Condition,
     Observation,
     folded,
@@ -36,6 +37,38 @@ def test_condition_folds(health, failure_count, observation, expected):
     after = folded(condition=condition, observation=observation)
 
     assert (after.health, after.failure_count) == expected
+
+
+def folded_all(condition, *observations):
+    for observation in observations:
+        condition = folded(condition=condition, observation=observation)
+    return condition
+
+
+def test_refused_connection_is_followed_by_a_minute_of_quick_looks():
+    absent = Observation(is_healthy=False, reason="refused", is_conclusive=True, is_absent=True)
+    healthy = Condition(health="healthy", failure_count=0)
+
+    first = folded_all(healthy, absent)
+    later = folded_all(healthy, *[absent] * 10)
+    last = folded_all(healthy, *[absent] * (QUICK_LOOKS + 1))
+
+    assert [each.quick_look_count for each in (first, later, last)] == [60, 51, 0]
+    assert probe_interval(condition=first, interval_s=30, cluster_id="a") == timedelta(seconds=1)
+    assert probe_interval(condition=last, interval_s=30, cluster_id="a") == timedelta(seconds=58)
+
+
+@pytest.mark.parametrize("observation", [GOOD, BAD, REFUSED])
+def test_anything_else_ends_the_quick_looks(observation):
+    quick = Condition(health="unhealthy", failure_count=3, quick_look_count=50)
+
+    assert folded(condition=quick, observation=observation).quick_look_count == 0
+
+
+def test_suspected_cluster_is_due_at_once():
+    suspected = Condition(health="healthy", failure_count=0, is_suspected=True)
+
+    assert probe_interval(condition=suspected, interval_s=30, cluster_id="a") == timedelta(seconds=1)
 
 
 def seconds(health, failure_count, interval_s, cluster_id="a"):

@@ -87,11 +87,9 @@ def test_health_live_and_ready_answer_with_the_revisions_they_serve_by(fleet):
     wait_until(lambda: ready()["inventory_revision"] > before["inventory_revision"])
 
     assert fleet.gateway.get("/health/live").json() == {"status": "live"}
-    assert ready() == {
-        "status": "ready",
-        "inventory_revision": ready()["inventory_revision"],
-        "billing_revision": ready()["billing_revision"],
-    }
+    after = ready()
+    assert after.keys() == {"status", "inventory_revision", "billing_revision"}
+    assert (after["status"], type(after["billing_revision"])) == ("ready", int)
 
 
 def test_metrics_have_the_seeds_five_names(fleet):

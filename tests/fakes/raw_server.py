@@ -51,9 +51,9 @@ class RawServer:
 
 
 @contextlib.asynccontextmanager
-async def run_raw(serve, *, context=None):
+async def run_raw(serve, *, context=None, host="127.0.0.1", port=0):
     raw = RawServer(serve)
-    server = await asyncio.start_server(raw.on_connection, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(raw.on_connection, host, port, ssl=context)
     raw.port = server.sockets[0].getsockname()[1]
     try:
         yield raw

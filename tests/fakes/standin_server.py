@@ -34,10 +34,10 @@ class RunningStandin:
 
 
 @contextmanager
-def run_standin(settings, *, port=0):
+def run_standin(settings, *, host="127.0.0.1", port=0):
     """Serve until the block ends; open streams are cut then. A given port may be served again."""
     app = Standin(settings)
-    with listen(host="127.0.0.1", port=port) as listener:
+    with listen(host=host, port=port) as listener:
         server = ThreadedServer(app)
         thread = threading.Thread(target=server.run, args=([listener],), name=settings.name)
         thread.start()

@@ -206,6 +206,15 @@ def test_cluster_whose_secret_cannot_be_read_is_not_routable_and_not_counted():
     assert snapshot.count_healthy(kind="own") == (0, 1)
 
 
+@pytest.mark.parametrize(("state", "expected"), [("active", "vanished"), ("draining", "draining")])
+def test_model_that_its_cluster_does_not_list_gets_no_traffic(state, expected):
+    deployment = only_deployment(
+        clusters=[cluster_view(state=state, deployments=(deployment_view(is_vanished=True),))]
+    )
+
+    assert deployment.state == expected
+
+
 def test_count_healthy_counts_what_may_be_used_of_a_kind():
     fresh = {"health_checked_at": NOW, "deployments": ()}
     clusters = [

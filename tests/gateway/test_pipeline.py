@@ -7,6 +7,7 @@ import pytest
 from gateway.admission import Ticket
 from gateway.errors import OverloadedError
 from gateway.exchange import Exchange
+from gateway.overload import UNCOUNTED
 from gateway.pipeline import PLACE_TRIES_MAX, Pipeline
 from gateway.reroutes import Course
 from gateway.retry_budget import RetryBudget
@@ -45,6 +46,7 @@ def beaten():
         started_s=100.0,
         outbox="outbox",
         ticket=Ticket(headers=(("a", "b"),)),
+        work=UNCOUNTED,
     )
     return pipeline, job, asked
 

@@ -59,7 +59,7 @@ def test_worker_runs_on_threads_also_for_root():
     worker = process_tree.worker_child(env=ENV)
 
     assert worker.argv[:6] == (sys.executable, "-m", "celery", "--quiet", "--app", "gateway.celery")
-    assert worker.argv[6:11] == ("worker", "--pool", "threads", "--concurrency", "4")
+    assert worker.argv[6:11] == ("worker", "--pool", "threads", "--concurrency", "6")
     assert worker.env == {"A": "1", "C_FORCE_ROOT": "1"}
 
 

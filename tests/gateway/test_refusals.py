@@ -115,10 +115,10 @@ UNPRICED = "`llama` has no price, and a hard budget binds this key: add one in A
             (OverloadedError, "Every cluster that serves `llama` is full (c0: latency).", None),
         ),
         (
-            ["draining", "secret_unreadable"],
+            ["draining", "secret_unreadable", "vanished"],
             (
                 NoHealthyClusterError,
-                "No cluster can serve `llama` now (c0: draining, c1: secret_unreadable).",
+                "No cluster can serve `llama` now (c0: draining, c1: secret_unreadable, c2: vanished).",
                 None,
             ),
         ),

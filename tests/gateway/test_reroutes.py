@@ -40,6 +40,14 @@ def test_cluster_that_failed_is_left_alone():
     assert (course.tried, course.told(profile())) == ({"cluster-a"}, profile())
 
 
+def test_cluster_of_which_one_server_failed_may_be_tried_again():
+    course, failed = Course(), UpstreamFailure(UpstreamError("x"), is_sent=True)
+    failed.is_of_address = True
+
+    assert tried(course, failed) is True
+    assert (course.tried, course.attempt_count) == (set(), 1)
+
+
 def test_refusal_of_a_wrong_request_ends_it():
     course = Course()
 

@@ -11,6 +11,7 @@ from gateway.completion import CompletionRequest
 from gateway.errors import GatewayError, InvalidJsonError, InvalidRequestError
 from gateway.schemas import (
     CHOICES_MAX,
+    COUNTED_BYTES_MAX,
     MEDIA_TOKENS_ESTIMATE,
     MEDIA_TOKENS_MAX,
     TEMPLATE_TOKENS_MAX,
@@ -370,6 +371,14 @@ def test_body_may_be_as_deep_as_the_limit_and_no_deeper(is_list):
 
 def test_broad_body_is_not_deep():
     assert decode(body_of(extra=[[] for _ in range(500)]), depth_max=4).model == "llama"
+
+
+@pytest.mark.parametrize("padding", [0, COUNTED_BYTES_MAX])
+def test_depth_of_a_long_body_is_looked_at_too(padding):
+    deep = {**nested(11, is_list=True), "padding": "x" * padding}
+
+    assert refusal_of(deep, depth_max=10)[1:] == refusal_of(nested(11, is_list=True), depth_max=10)[1:]
+    assert decode(deep, depth_max=11).model == "llama"
 
 
 def test_brackets_in_text_are_no_depth():

@@ -31,7 +31,15 @@ async def upstreams():
 
 
 def new_target(
-    port, *, scheme="http", host="localhost", base="", signer=None, tls=None, is_private_allowed=True
+    port,
+    *,
+    scheme="http",
+    host="localhost",
+    base="",
+    signer=None,
+    tls=None,
+    is_private_allowed=True,
+    expands_addresses=False,
 ):
     return Target(
         deployment=deployment("1", cluster="site"),
@@ -42,6 +50,7 @@ def new_target(
         signer=signer or NoneSigner(),
         tls=tls,
         is_private_allowed=is_private_allowed,
+        expands_addresses=expands_addresses,
     )
 
 

@@ -27,6 +27,7 @@ def reason_of(given, *, asked=None, state=None, now_s=100.0, **changed):
         ({"state": "draining"}, "draining"),
         ({"state": "disabled"}, "disabled"),
         ({"state": "secret_unreadable"}, "secret_unreadable"),
+        ({"state": "vanished"}, "vanished"),
         ({"health": "unhealthy"}, "unhealthy"),
         ({"health": "unknown"}, ""),
         ({"queue_depth": 10}, ""),

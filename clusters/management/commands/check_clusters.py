@@ -69,6 +69,11 @@ def _as_json(report: ClusterReport) -> dict[str, Any]:
         "queue": report.queue_depth,
         "tokens_per_s": report.tokens_per_s,
         "usd_per_1k": None if usd_per_1k is None else float(_usd(usd_per_1k)),
+        **(
+            {}
+            if report.address_count is None
+            else {"addresses": report.address_count, "healthy_addresses": report.healthy_address_count}
+        ),
         # Of those that may sleep; the others are always there.
         **({"temperature": report.temperature} if report.temperature else {}),
         "certificate_days": report.certificate_days,
@@ -85,7 +90,7 @@ def _as_row(report: ClusterReport) -> tuple[str, ...]:
         report.name,
         report.temperature if report.temperature in {"cold", "waking"} else report.state,
         {True: "yes", False: "NO", None: "?"}[report.is_reachable],
-        "yes" if report.is_healthy else "NO",
+        _health(report),
         _known(report.queue_depth),
         _known(report.tokens_per_s),
         f"{_usd(report.cost_per_hour_nanousd):.4f}" if report.cost_per_hour_nanousd else "-",
@@ -95,6 +100,14 @@ def _as_row(report: ClusterReport) -> tuple[str, ...]:
         models or "-",
         report.reason or "-",
     )
+
+
+def _health(report: ClusterReport) -> str:
+    """With how many of its addresses answer, where each is a server of its own."""
+    word = "yes" if report.is_healthy else "NO"
+    if report.address_count is None:
+        return word
+    return f"{word} ({report.healthy_address_count} of {report.address_count})"
 
 
 def _known(value: int | None) -> str:

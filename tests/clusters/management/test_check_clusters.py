@@ -8,7 +8,7 @@ from django.utils import timezone
 from clusters import inventory
 from clusters.demo.standin import StandinSettings
 from clusters.health import Observation
-from tests.clusters.rows import add_cluster
+from tests.clusters.rows import NOW, add_cluster
 from tests.fakes.standin_server import run_standin
 
 pytestmark = pytest.mark.django_db
@@ -125,3 +125,17 @@ def test_cluster_that_can_be_woken_is_no_failure_and_needs_no_advice(capsys):
     assert "To fix" not in shown
     call_command("check_clusters", "--json", "--no-probe")
     assert json.loads(capsys.readouterr().out)[0]["temperature"] == "cold"
+
+
+def test_addresses_that_answer_are_counted_where_each_is_a_server(capsys):
+    cluster = add_cluster(name="pods", expands_addresses=True, tokens_per_s=10)
+    observation = Observation(is_healthy=True, address_count=3, healthy_address_count=2)
+    inventory.record_health(cluster_id=cluster.id, observation=observation, now=NOW)
+
+    call_command("check_clusters", "--no-probe")
+    table = capsys.readouterr().out
+    call_command("check_clusters", "--no-probe", "--json")
+    (listed,) = json.loads(capsys.readouterr().out)
+
+    assert "  yes (2 of 3)  " in table
+    assert (listed["addresses"], listed["healthy_addresses"]) == (3, 2)

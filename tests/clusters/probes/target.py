@@ -23,6 +23,7 @@ class Target:
     tls: Any = None
     secret_problem: str = ""
     deployments: tuple = ("known",)
+    discovery: str = "empty"
 
 
 class FakeServer:

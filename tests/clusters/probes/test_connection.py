@@ -242,6 +242,17 @@ async def test_clock_of_the_cluster_is_told_by_its_date_though_it_refuses(date, 
     assert (observation.is_healthy, observation.clock_skew_s in told_s) == (status == "200 OK", True)
 
 
+def test_tls_context_is_made_once_for_an_identity_and_anew_for_a_renewed_one():
+    before, after = (certificate_and_key(name="localhost")[0].encode() for _ in range(2))
+
+    contexts = [connection_module._context(TlsIdentity(ca_pem=pem)) for pem in (before, after, before)]
+
+    assert contexts[0] is contexts[2] is not contexts[1]
+    trusted = [context.get_ca_certs(binary_form=True) for context in contexts[:2]]
+    assert trusted == [[ssl.PEM_cert_to_DER_cert(pem.decode())] for pem in (before, after)]
+    assert connection_module._context(None) is connection_module._context(None)
+
+
 async def test_client_that_shows_no_certificate_is_refused(tmp_path):
     certificate, key = certificate_and_key(name="localhost", now=now())
     context = server_context(certificate, key, tmp_path, client_authority=certificate)

@@ -86,6 +86,12 @@ def test_missing_metric_is_unknown_not_zero(text):
     assert read_load(backend="vllm", text=text) == load()
 
 
+def test_line_of_another_series_is_not_even_parsed():
+    text = "someone:elses{broken 1\nvllm:num_requests_waiting 5\n"
+
+    assert read_load(backend="vllm", text=text) == load(queue_depth=5)
+
+
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1"])
 def test_nonsense_is_unknown(value):
     assert read_load(backend="vllm", text=f"vllm:num_requests_waiting {value}\n") == load()

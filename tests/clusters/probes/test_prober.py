@@ -59,10 +59,11 @@ async def test_probe_of_an_idle_cluster_looks_once_and_knows_no_speed():
     assert len(server.requests) == 2
 
 
-async def test_probe_discovers_models_where_none_is_known():
+@pytest.mark.parametrize("target", [{"deployments": ()}, {"discovery": "always"}])
+async def test_probe_asks_for_models_where_none_is_known_or_they_are_followed(target):
     server = FakeServer({"/health": (200, ""), "/v1/models": (200, MODELS)})
 
-    observation = await ask(server, deployments=())
+    observation = await ask(server, **target)
 
     assert (observation.models, observation.context_windows) == (("llama",), (("llama", 4096),))
 

@@ -59,6 +59,8 @@ clusters:
   - name: lab_1
     endpoint: http://127.0.0.1:9000
     allowPrivateNetwork: true
+    expandAddresses: true
+    discoverModels: always
     provider: "on #1"
     costPerHour: 1.000000001
     replicas: 0

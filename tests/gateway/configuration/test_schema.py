@@ -190,9 +190,9 @@ PROVIDER = "externalProviders:\n  - name: p\n    type: openai\n    authType: non
                 (
                     '4:5: clusters[0].apiKey: found the unknown key "apiKey"; write one of name, endpoint, '
                     "provider, region, costPerHour, replicas, authType, backend, billing, tokensPerSecond, "
-                    "maxInFlight, "
-                    "allowPrivateNetwork, defaultModel, tags, state, rateLimit, models, sharedSecret, "
-                    "sharedSecretFile, certFile, keyFile, caFile, spotPrices, waking"
+                    "maxInFlight, allowPrivateNetwork, expandAddresses, defaultModel, discoverModels, tags, "
+                    "state, rateLimit, models, sharedSecret, sharedSecretFile, certFile, keyFile, caFile, "
+                    "spotPrices, waking"
                 )
             ],
         ),

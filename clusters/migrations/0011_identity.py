@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies: ClassVar = [("clusters", "0009_providers")]
+    dependencies: ClassVar = [("clusters", "0010_fleet")]
 
     operations: ClassVar = [
         migrations.AddField(
