@@ -37,6 +37,30 @@ def may_delete_usage() -> bool:
         return bool(cursor.fetchone()[0])
 
 
+def rights_problem() -> str:
+    """Why this process cannot keep the ledger as it must be kept; empty where it can."""
+    connection = connections[settings.LEDGER_DATABASE]
+    usage = UsageRecord._meta.db_table
+    if connection.vendor == "postgresql":
+        guarded = (
+            "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'usage_append_only' AND tgenabled <> 'D')"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT has_table_privilege(%s, 'SELECT, INSERT')", [usage])
+            if not cursor.fetchone()[0]:
+                return f"this role may not add rows to {usage}: run `manage.py ledger_grants --role` for it"
+    else:
+        guarded = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'usage_append_only')"
+    with connection.cursor() as cursor:
+        cursor.execute(guarded)
+        if not cursor.fetchone()[0]:
+            return (
+                f"the trigger usage_append_only of {usage} is gone or off, so rows could be changed: "
+                f"make it anew as billing's migration 0004 does"
+            )
+    return ""
+
+
 def _partitions_of(table: str) -> list[Any]:
     sql = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass ORDER BY 1"
     with connections[settings.LEDGER_DATABASE].cursor() as cursor:

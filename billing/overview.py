@@ -50,6 +50,12 @@ def load_close_budgets(*, now: datetime) -> tuple[BudgetUse, ...]:
     return tuple(sorted(close, key=lambda use: (-_fullness(use), use.owner, use.id)))
 
 
+def load_unwarned_owners() -> tuple[str, ...]:
+    """Whose budgets warn nobody: no address and no webhook is named; one query."""
+    unwarned = Budget.objects.filter(warning_emails=[], warning_webhook="")
+    return tuple(sorted(_owner(one) for one in unwarned.select_related("organisation", "team", "key")))
+
+
 def count_in_doubt() -> int:
     """Attempts of processes that died: their money stays held until each is decided."""
     # In the words of the index reservation_in_doubt, as literals: SQLite matches no parameter with an

@@ -145,8 +145,8 @@ class ClusterSecretInline(admin.TabularInline):  # type: ignore[type-arg]  # tak
 
     model = ClusterSecret
     form = RetireForm
-    fields = ("purpose", "label", "created_at", "is_active", "rpm_max", "tpm_max", "retire")
-    readonly_fields = ("purpose", "label", "created_at", "is_active")
+    fields = ("purpose", "label", "created_at", "is_active", "is_staged", "rpm_max", "tpm_max", "retire")
+    readonly_fields = ("purpose", "label", "created_at", "is_active", "is_staged")
     extra = 0
     max_num = 0
     can_delete = False

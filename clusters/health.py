@@ -32,6 +32,8 @@ class Observation:
     generated_tokens_total: int | None = None
     tokens_per_s: int | None = None
     ttft_ms: int | None = None
+    clock_skew_s: int | None = None  # positive where the cluster's clock is ahead
+    certificate_expires_at: datetime | None = None  # the server's
     models: tuple[str, ...] | None = None
     context_windows: tuple[tuple[str, int], ...] = ()  # (model, tokens), for those that said so
     address_count: int | None = None  # of a cluster whose addresses were probed each by itself

@@ -47,6 +47,8 @@ _HEALTH_FIELDS = frozenset(
         "running_count",
         "measured_tokens_per_s",
         "latency_ms",
+        "clock_skew_s",
+        "certificate_expires_at",
         "quick_look_count",
         "address_count",
         "healthy_address_count",
@@ -74,6 +76,8 @@ _PROBED_FIELDS = (
 _ROUTED_FIELDS = (
     *("health", "temperature", "queue_depth", "running_count", "measured_tokens_per_s", "latency_ms"),
 )
+# Seldom changes, and is shown by metrics, which gateways make of their snapshot.
+_SHOWN_FIELDS = ("certificate_expires_at",)
 
 
 def save_record(*, record: models.Model, left_alone: Collection[str] = ()) -> None:
@@ -167,10 +171,13 @@ def check_secret(*, purpose: str, plaintext: str) -> str:
     return text
 
 
-def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str = "") -> UUID:
+def store_secret(
+    *, cluster_id: UUID, purpose: str, plaintext: str, label: str = "", is_staged: bool = False
+) -> UUID:
     """Seal a new secret, live beside the older ones of its purpose, and return its id.
 
-    The newest signs; the older ones are retired by hand once the cluster knows the new one.
+    The newest signs, unless `is_staged`: then it waits for `activate_secret`. The older ones are retired by
+    hand once the cluster knows the new one.
     """
     text = check_secret(purpose=purpose, plaintext=plaintext)
     if len(label) > LABEL_CHARACTERS_MAX or not label.isprintable():
@@ -190,9 +197,18 @@ def store_secret(*, cluster_id: UUID, purpose: str, plaintext: str, label: str =
             label=label,
             ciphertext=sealed.ciphertext,
             encryption_key_id=sealed.key_id,
+            is_staged=is_staged,
         )
         bump_revision()
     return secret_id
+
+
+def activate_secret(*, secret_id: UUID, now: datetime) -> None:
+    """From now on the one that waited signs: it becomes the newest of its purpose."""
+    with transaction.atomic():
+        waiting = ClusterSecret.objects.filter(id=secret_id, is_active=True, is_staged=True)
+        _one(waiting.update(is_staged=False, created_at=now), f"secret {secret_id} that waits")
+        bump_revision()
 
 
 def limit_secret(*, secret_id: UUID, rpm_max: int | None, tpm_max: int | None) -> None:
@@ -233,9 +249,10 @@ def retire_secret(*, secret_id: UUID) -> None:
         if secret.purpose != ClusterSecret.Purpose.WAKE:
             _forget_latest_probe(secret.cluster_id)
         secret.is_active = False
+        secret.is_staged = False
         secret.ciphertext = b""
         secret.encryption_key_id = ""
-        secret.save(update_fields=["is_active", "ciphertext", "encryption_key_id"])
+        secret.save(update_fields=["is_active", "is_staged", "ciphertext", "encryption_key_id"])
         bump_revision()
 
 
@@ -274,7 +291,7 @@ def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) 
         cluster = Cluster.objects.select_for_update().filter(id=cluster_id).first()
         if cluster is None:
             return
-        routed_before = [getattr(cluster, name) for name in _ROUTED_FIELDS]
+        told_before = [getattr(cluster, name) for name in (*_ROUTED_FIELDS, *_SHOWN_FIELDS)]
         health_before = cluster.health
         if not HealthCheck.objects.filter(cluster=cluster, checked_at__gt=now).exists():
             _fold_into(cluster=cluster, observation=observation, now=now)
@@ -290,7 +307,7 @@ def record_health(*, cluster_id: UUID, observation: Observation, now: datetime) 
             tokens_per_s=observation.tokens_per_s,
             ttft_ms=observation.ttft_ms,
         )
-        if routed_before != [getattr(cluster, name) for name in _ROUTED_FIELDS]:
+        if told_before != [getattr(cluster, name) for name in (*_ROUTED_FIELDS, *_SHOWN_FIELDS)]:
             bump_revision()
     if cluster.health != health_before:
         logger.warning(
@@ -380,6 +397,9 @@ def _fold_into(*, cluster: Cluster, observation: Observation, now: datetime) -> 
     cluster.health_checked_at = now
     cluster.queue_depth = observation.queue_depth
     cluster.running_count = observation.running_count
+    cluster.clock_skew_s = observation.clock_skew_s
+    if observation.certificate_expires_at is not None:
+        cluster.certificate_expires_at = observation.certificate_expires_at
     cluster.address_count = observation.address_count
     cluster.healthy_address_count = observation.healthy_address_count
     if observation.tokens_per_s is not None:

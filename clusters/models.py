@@ -160,6 +160,8 @@ class Cluster(models.Model):
     running_count = models.PositiveIntegerField(null=True, blank=True)
     measured_tokens_per_s = models.PositiveIntegerField(null=True, blank=True)
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
+    clock_skew_s = models.IntegerField(null=True, blank=True)
+    certificate_expires_at = models.DateTimeField("server certificate expires at", null=True, blank=True)
     # Where addresses are expanded: how many there are, and how many of them were healthy.
     address_count = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     healthy_address_count = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
@@ -265,6 +267,9 @@ class ClusterSecret(models.Model):
     )
     tpm_max = models.PositiveIntegerField(
         "tokens/min", null=True, blank=True, validators=[MinValueValidator(1)]
+    )
+    is_staged = models.BooleanField(
+        default=False, help_text="Waits until the cluster knows it: nothing is signed with it yet."
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

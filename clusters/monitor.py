@@ -80,6 +80,12 @@ def probe_cluster(*, cluster_id: UUID, now: datetime) -> ProbeResult | None:
     return results[0] if results else None
 
 
+def look_at(*, view: ClusterView, now: datetime) -> Observation:
+    """Probe as `view` says, and write nothing down."""
+    (seen,) = asyncio.run(_probe_all([view], now_s=int(now.timestamp())))
+    return seen
+
+
 def prune_health_checks(*, now: datetime, kept_days: int) -> int:
     """Delete the checks that are older; returns how many."""
     old = HealthCheck.objects.filter(checked_at__lt=now - timedelta(days=kept_days))

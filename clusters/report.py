@@ -2,15 +2,39 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from clusters.health import Observation
 from clusters.models import Cluster
 from clusters.monitor import probe_clusters
 from clusters.snapshots import ClusterView, load_inventory
+from clusters.verifying.signatures import SKEW_S
 from routing.cost import nanousd_per_1k_tokens
 
 CERTIFICATE_WARNING_DAYS = 14
+CLOCK_SKEW_WARNING_S = 20
+
+
+class CertificateWords(NamedTuple):
+    """What a certificate is called, and what to do once it has expired and shortly before."""
+
+    name: str
+    now: str
+    soon: str
+
+
+CERTIFICATES = {
+    "client": CertificateWords("the client certificate", "store a new one", "store the next one"),
+    "server": CertificateWords(
+        "the server certificate", "renew it on the cluster's side", "renew it on the cluster's side"
+    ),
+    "authority": CertificateWords(
+        "the stored CA certificate",
+        "store the new one and retire this one",
+        "store the next one beside it, and retire this one once the cluster's certificate is of the next",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +44,15 @@ class ClusterReport:
     name: str
     state: str
     is_healthy: bool
+    is_reachable: bool | None
     reason: str
     models: tuple[str, ...]
     queue_depth: int | None
     tokens_per_s: int | None
     cost_per_hour_nanousd: int
     nanousd_per_1k: int | None
+    certificate_days: int | None  # of the certificate that ends first; below 0 when it has
+    clock_skew_s: int | None
     advice: tuple[str, ...]
     address_count: int | None = None  # where each address of its name is a server of its own
     healthy_address_count: int | None = None
@@ -54,15 +81,30 @@ def report_clusters(*, now: datetime, is_probing: bool) -> list[ClusterReport]:
     ]
 
 
-def certificate_problem(*, view: ClusterView, now: datetime) -> str:
-    """Why the client certificate needs attention; empty if it does not."""
-    if view.tls is None or view.tls.expires_at is None:
+def certificate_problem(*, view: ClusterView, now: datetime, told: str = "") -> str:
+    """Which certificates need attention and why; empty if none does, or it was `told` of already."""
+    lines = []
+    for kind, ends_at in view.certificate_ends:
+        if CERTIFICATES[kind].name in f"{view.secret_problem} {told}":
+            continue
+        if ends_at <= now:
+            lines.append(f"{CERTIFICATES[kind].name} expired on {ends_at:%Y-%m-%d}: {CERTIFICATES[kind].now}")
+        elif ends_at - now <= timedelta(days=CERTIFICATE_WARNING_DAYS):
+            lines.append(
+                f"{CERTIFICATES[kind].name} expires on {ends_at:%Y-%m-%d}: {CERTIFICATES[kind].soon}"
+            )
+    return "; ".join(lines)
+
+
+def clock_problem(*, view: ClusterView, clock_skew_s: int | None) -> str:
+    """Why the cluster's clock needs attention; empty if it does not, or nothing depends on it."""
+    if view.auth_type != Cluster.Auth.HMAC or abs(clock_skew_s or 0) <= CLOCK_SKEW_WARNING_S:
         return ""
-    if view.tls.expires_at <= now:
-        return f"the client certificate expired on {view.tls.expires_at:%Y-%m-%d}: store a new one"
-    if view.tls.expires_at - now <= timedelta(days=CERTIFICATE_WARNING_DAYS):
-        return f"the client certificate expires on {view.tls.expires_at:%Y-%m-%d}: store the next one"
-    return ""
+    which = "ahead of" if (clock_skew_s or 0) > 0 else "behind"
+    return (
+        f"its clock is {abs(clock_skew_s or 0)} s {which} ours: set both by NTP, since signatures are "
+        f"refused when they are {SKEW_S} s apart"
+    )
 
 
 def _report(
@@ -73,11 +115,14 @@ def _report(
     reason = view.health_reason if observation is None else observation.reason
     if observation is None and not reason and view.health == Cluster.Health.UNKNOWN:
         reason = "not probed yet"
+    clock_skew_s = view.clock_skew_s if observation is None else observation.clock_skew_s
+    ends = [ends_at for _, ends_at in view.certificate_ends]
     tokens_per_s = view.measured_tokens_per_s or view.rated_tokens_per_s
     return ClusterReport(
         name=view.name,
         state=view.state,
         is_healthy=is_healthy and is_used and not view.secret_problem,
+        is_reachable=_is_reachable(view, observation),
         reason=view.secret_problem or reason,
         models=tuple(deployment.model for deployment in view.deployments),
         queue_depth=view.queue_depth,
@@ -88,15 +133,28 @@ def _report(
             tokens_per_s=tokens_per_s,
             overhead_permille=overhead_permille,
         ),
-        advice=_advice(view, is_healthy=is_healthy, reason=reason, now=now) if is_used else (),
         address_count=view.address_count if view.expands_addresses else None,
         healthy_address_count=view.healthy_address_count if view.expands_addresses else None,
         temperature=view.temperature,
         is_usable=is_used and not view.secret_problem and (is_healthy or view.is_wakeable),
+        certificate_days=(min(ends) - now) // timedelta(days=1) if ends else None,
+        clock_skew_s=clock_skew_s,
+        advice=_advice(view, is_healthy=is_healthy, reason=reason, clock_skew_s=clock_skew_s, now=now)
+        if is_used
+        else (),
     )
 
 
-def _advice(view: ClusterView, *, is_healthy: bool, reason: str, now: datetime) -> tuple[str, ...]:
+def _is_reachable(view: ClusterView, observation: Observation | None) -> bool | None:
+    """None where nobody knows: it was not asked now, for want of a credential too, and was not healthy."""
+    if observation is None or view.secret_problem:
+        return True if observation is None and view.health == Cluster.Health.HEALTHY else None
+    return not observation.is_absent
+
+
+def _advice(
+    view: ClusterView, *, is_healthy: bool, reason: str, clock_skew_s: int | None, now: datetime
+) -> tuple[str, ...]:
     """What only an answering cluster can tell (models, speed) is missed only of a healthy one."""
     lines = []
     if view.secret_problem:
@@ -114,6 +172,6 @@ def _advice(view: ClusterView, *, is_healthy: bool, reason: str, now: datetime) 
         lines.append("its speed is unknown: enter the rated tokens/s, so that its tokens get a cost")
     if is_owned and not view.cost_per_hour_nanousd:
         lines.append("it has no cost per hour: its tokens count as free")
-    if problem := certificate_problem(view=view, now=now):
-        lines.append(problem)
-    return tuple(lines)
+    lines.append(certificate_problem(view=view, now=now, told=reason))
+    lines.append(clock_problem(view=view, clock_skew_s=clock_skew_s))
+    return tuple(line for line in lines if line)

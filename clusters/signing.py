@@ -117,6 +117,7 @@ class TlsIdentity:
     client_pem: bytes | None = field(default=None, repr=False)
     ca_pem: bytes | None = field(default=None, repr=False)
     expires_at: datetime | None = None  # the client certificate's
+    ca_expires_at: datetime | None = None  # of the authorities' certificates the one that ends first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,7 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
     """
     authorities = [text for purpose, _, text in secrets if purpose == "ca"]
     ca_pem = "\n".join(authorities).encode() if authorities else None
+    ca_expires_at = min((_expiry(text) for text in authorities), default=None)
     keys = [text for purpose, _, text in secrets if purpose == "client_key"]
     for certificate in (text for purpose, _, text in secrets if purpose == "client_certificate"):
         for key in keys:
@@ -162,13 +164,14 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
                 return TlsIdentity(
                     client_pem=f"{certificate.strip()}\n{key.strip()}\n".encode(),
                     ca_pem=ca_pem,
-                    expires_at=x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc,
+                    ca_expires_at=ca_expires_at,
+                    expires_at=_expiry(certificate),
                 )
     if auth_type == "mtls":
         raise SigningError(
             "no live client certificate has its key stored beside it; store both in Admin > Clusters"
         )
-    return TlsIdentity(ca_pem=ca_pem) if ca_pem else None
+    return TlsIdentity(ca_pem=ca_pem, ca_expires_at=ca_expires_at) if ca_pem else None
 
 
 def check_pem(*, purpose: str, plaintext: str) -> None:
@@ -232,6 +235,16 @@ def ssl_context(*, tls: TlsIdentity | None) -> ResumingContext:
             file.flush()
             context.load_cert_chain(file.name)
     return context
+
+
+def _expiry(pem: str) -> datetime:
+    """When the first of the certificates ends; `SigningError` where there is none in the text."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        # The cause may quote the input: it is not chained.
+        raise SigningError("a stored certificate is not in PEM form: store it anew") from None
+    return min(certificate.not_valid_after_utc for certificate in certificates)
 
 
 def _public_key_of_certificate(pem: str) -> bytes:

@@ -116,10 +116,23 @@ class ClusterView:
     temperature: str = ""  # cold, waking or warm; empty: not autoscaled, or not known
     waking: WakingView | None = None  # None: not autoscaled
     keys: tuple[Key, ...] = ()  # of a provider: all are in use, the newest first
+    clock_skew_s: int | None = None
+    certificate_expires_at: datetime | None = None  # the server's, as seen by the latest probe over TLS
     discovery: str = "empty"  # never | empty | always
     expands_addresses: bool = False  # each address of its name is a server of its own
     address_count: int | None = None
     healthy_address_count: int | None = None
+
+    @property
+    def certificate_ends(self) -> tuple[tuple[str, datetime], ...]:
+        """(client, server or authority; when it expires), of those certificates that are known."""
+        tls = self.tls or TlsIdentity()
+        ends = {
+            "client": tls.expires_at,
+            "server": self.certificate_expires_at,
+            "authority": tls.ca_expires_at,
+        }
+        return tuple((kind, at) for kind, at in ends.items() if at is not None)
 
     def as_unknown(self) -> "ClusterView":
         """As it is known once its latest probe is too old to say anything.
@@ -243,23 +256,30 @@ def load_inventory(*, now: datetime) -> InventorySnapshot:
     )
 
 
-def load_clusters(*, now: datetime, cluster_ids: Sequence[UUID] | None = None) -> tuple[ClusterView, ...]:
-    """All clusters by name, or those with these ids; three queries."""
+def load_clusters(
+    *, now: datetime, cluster_ids: Sequence[UUID] | None = None, is_staged_signing: bool = False
+) -> tuple[ClusterView, ...]:
+    """All clusters by name, or those with these ids; three queries.
+
+    With `is_staged_signing` a secret that waits is used as if it were active, to try it.
+    """
     chosen = Cluster.objects.all() if cluster_ids is None else Cluster.objects.filter(id__in=cluster_ids)
     # The wake hook's is for whoever calls it: clusters.wake_hook.
     secrets = ClusterSecret.objects.filter(is_active=True).exclude(purpose=ClusterSecret.Purpose.WAKE)
+    if not is_staged_signing:
+        secrets = secrets.filter(is_staged=False)
     deployments = Deployment.objects.filter(is_enabled=True)
     if cluster_ids is not None:
         secrets = secrets.filter(cluster_id__in=cluster_ids)
         deployments = deployments.filter(cluster_id__in=cluster_ids)
     secrets_of: dict[UUID, list[ClusterSecret]] = defaultdict(list)
-    for secret in secrets.order_by("-created_at", "-id"):
+    for secret in secrets.order_by("-is_staged", "-created_at", "-id"):
         secrets_of[secret.cluster_id].append(secret)
     deployments_of: dict[UUID, list[Deployment]] = defaultdict(list)
     for deployment in deployments.order_by("model"):
         deployments_of[deployment.cluster_id].append(deployment)
     return tuple(
-        _cluster_view(cluster, secrets_of[cluster.id], deployments_of[cluster.id])
+        _cluster_view(cluster, secrets_of[cluster.id], deployments_of[cluster.id], now=now)
         for cluster in with_cost_in_force(chosen, now=now).select_related("waking").order_by("name")
     )
 
@@ -276,10 +296,10 @@ def with_cost_in_force(clusters: QuerySet[Cluster], *, now: datetime) -> QuerySe
 
 
 def _cluster_view(
-    cluster: Any, secrets: Sequence[ClusterSecret], deployments: Sequence[Deployment]
+    cluster: Any, secrets: Sequence[ClusterSecret], deployments: Sequence[Deployment], *, now: datetime
 ) -> ClusterView:
     """Of a cluster with its annotations, see `with_cost_in_force`."""
-    signer, tls, keys, secret_problem = _identity(cluster, secrets)
+    signer, tls, keys, secret_problem = _identity(cluster, secrets, now=now)
     return ClusterView(
         id=str(cluster.id),
         name=cluster.name,
@@ -314,6 +334,8 @@ def _cluster_view(
         cost_changes_at=cluster.cost_changes_at,
         tags=frozenset(cluster.tags),
         keys=keys,
+        clock_skew_s=cluster.clock_skew_s,
+        certificate_expires_at=cluster.certificate_expires_at,
         discovery=cluster.discovery,
         expands_addresses=cluster.expands_addresses,
         address_count=cluster.address_count,
@@ -345,7 +367,7 @@ def _waking_view(cluster: Cluster) -> WakingView:
 
 
 def _identity(
-    cluster: Cluster, secrets: Sequence[ClusterSecret]
+    cluster: Cluster, secrets: Sequence[ClusterSecret], *, now: datetime
 ) -> tuple[Signer, TlsIdentity | None, tuple[Key, ...], str]:
     """Signer, TLS identity, a provider's keys and why there are none; fails closed: no secret, no signer."""
     try:
@@ -366,6 +388,14 @@ def _identity(
             )
             for secret, each in zip(secrets, known, strict=True)
             if secret.purpose == cluster.auth_type
+        )
+    if cluster.auth_type == Cluster.Auth.MTLS and tls and tls.expires_at and tls.expires_at <= now:
+        when = f"{tls.expires_at:%Y-%m-%d}"
+        return (
+            signer,
+            tls,
+            keys,
+            f"the client certificate of {cluster.name} expired on {when}: store a new one",
         )
     return signer, tls, keys, ""
 

@@ -59,6 +59,13 @@ def plan_server(*, data_dir: Path) -> ValkeyPlan:
     return ValkeyPlan(argv=(str(binary), *address, *_options(data_dir)), url=url)
 
 
+def running_url(*, data_dir: Path) -> str:
+    """Where the one of this data folder answers; empty where none does, or it listens on a port."""
+    path = _socket_path(data_dir)
+    url = f"unix://{quote(str(path))}?db=0"
+    return url if path is not None and path.exists() and is_answering(url) else ""
+
+
 def is_answering(url: str) -> bool:
     client = redis.Redis.from_url(
         url,

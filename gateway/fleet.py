@@ -40,6 +40,7 @@ class Target:
     tls: TlsIdentity | None
     is_private_allowed: bool
     keys: tuple[Key, ...] = ()  # a provider's; one of them signs instead
+    certificate_expires_at: datetime | None = None  # the server's, as the prober saw it last
     expands_addresses: bool = False  # each address of its name is a server of its own
 
 
@@ -125,7 +126,7 @@ def _target(
         billing=cluster.billing,
         state=_state(cluster, view),
         health=cluster.health,
-        health_reason=cluster.health_reason,
+        health_reason=cluster.secret_problem or cluster.health_reason,
         context_window=view.context_window,
         output_tokens_max=view.output_tokens_max,
         capabilities=view.capabilities,
@@ -155,6 +156,7 @@ def _target(
         tls=cluster.tls,
         is_private_allowed=cluster.allow_private_network,
         keys=cluster.keys,
+        certificate_expires_at=cluster.certificate_expires_at,
         expands_addresses=cluster.expands_addresses,
     )
 
@@ -269,7 +271,11 @@ def _expires_at(
 ) -> datetime | None:
     checked = [c.health_checked_at + stale_after for c in inventory.clusters if c.health_checked_at]
     costs = [c.cost_changes_at for c in inventory.clusters]
-    moments = [at for at in (*checked, *costs, rates.next_change_at) if at is not None and at > now]
+    # An expired client certificate makes its cluster unusable.
+    certificates = [c.tls.expires_at for c in inventory.clusters if c.tls]
+    moments = [
+        at for at in (*checked, *costs, *certificates, rates.next_change_at) if at is not None and at > now
+    ]
     return min(moments, default=None)
 
 
@@ -368,15 +374,18 @@ class FleetKeeper:
     def _take(self, snapshot: FleetSnapshot) -> None:
         self._snapshot = snapshot
         self._read_at_s = self._clock()
-        publish(snapshot)
+        publish(snapshot, now=self._wall_clock())
 
 
-def publish(snapshot: FleetSnapshot) -> None:
-    """Set the clusters' gauges (health, and the seed's cost per 1,000 tokens), and which experiments run."""
+def publish(snapshot: FleetSnapshot, *, now: datetime) -> None:
+    """Set the clusters' gauges (health, cost per 1,000 tokens, certificates), and which experiments run."""
     health_value = {"healthy": 1, "unhealthy": 0}
     health: dict[metrics.Labels, float] = {}
     cost: dict[metrics.Labels, float] = {}
+    days: dict[metrics.Labels, float] = {}
     for cluster in snapshot.clusters:
+        for kind, ends_at in cluster.certificate_ends:
+            days[cluster.name, kind] = round((ends_at - now) / timedelta(days=1), 2)
         # Nobody is to be called out for a cluster that sleeps: the temperature says so.
         known = "unknown" if cluster.is_asleep else cluster.health
         health[cluster.name, cluster.provider, cluster.region] = health_value.get(known, -1)
@@ -388,6 +397,7 @@ def publish(snapshot: FleetSnapshot) -> None:
     metrics.CLUSTER_HEALTH.put(health)
     metrics.CLUSTER_COST.put(cost)
     _publish_waking(snapshot.clusters)
+    metrics.CERTIFICATE_DAYS.put(days)
     running = snapshot.arms.experiments.values()
     metrics.EXPERIMENT_RUNNING.put({(experiment.name,): 1.0 for experiment in running})
 

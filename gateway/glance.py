@@ -306,7 +306,7 @@ def _cluster_notices(view: ClusterView, *, now: datetime) -> Iterable[Notice]:
         ("bad", view.secret_problem),
         ("bad", unhealthy),
         ("bad", unwoken),
-        ("warn", certificate_problem(view=view, now=now)),
+        ("warn", certificate_problem(view=view, now=now, told=unhealthy)),
         ("warn", unserving),
     ):
         if text:

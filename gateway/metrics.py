@@ -92,6 +92,11 @@ SPILT = Counter(
     "Nano-USD that providers were expected to cost for want of a cluster's replicas.",
     ["cluster"],
 )
+CERTIFICATE_DAYS = SnapshotGauge(
+    "gateway_cluster_certificate_days",
+    "Days until a certificate expires, below 0 afterwards: client, server, authority.",
+    ["cluster", "certificate"],
+)
 EXPERIMENT_RUNNING = SnapshotGauge(
     "gateway_experiment_running", "1 while the experiment runs; gone once it was stopped.", ["experiment"]
 )
@@ -102,7 +107,7 @@ LEARNT = SnapshotGauge(
 )
 SNAPSHOT_GAUGES = (
     *(CLUSTER_HEALTH, CLUSTER_COST, CLUSTER_FIGURES, LEARNT, EXPERIMENT_RUNNING),
-    *(CLUSTER_TEMPERATURE, CLUSTER_REPLICAS, CLUSTER_WAKE_FAILURES, CLUSTER_WARM_UP),
+    *(CLUSTER_TEMPERATURE, CLUSTER_REPLICAS, CLUSTER_WAKE_FAILURES, CLUSTER_WARM_UP, CERTIFICATE_DAYS),
 )
 # Where several processes serve one port, these are summed up over those that live, or the worst is told.
 QUEUE_WAITING = Gauge(

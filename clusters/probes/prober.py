@@ -9,7 +9,8 @@ from dataclasses import replace
 import httpx
 
 from clusters.health import Observation
-from clusters.probes.exchange import Exchange, ProbeError, ProbeTarget, Reply
+from clusters.probes.connection import server_certificate_expiry
+from clusters.probes.exchange import CertificateExpiredError, Exchange, ProbeError, ProbeTarget, Reply
 from clusters.probes.listing import Listing, read_listing
 from clusters.probes.load import METRIC_NAMES, Load, mean_ttft_ms, measured_tokens_per_s, read_load
 
@@ -59,6 +60,11 @@ async def probe(
     try:
         async with asyncio.timeout(TOTAL_TIMEOUT_S) as deadline:
             seen = await _look(cluster=cluster, exchange=exchange)
+            seen = replace(
+                seen,
+                clock_skew_s=exchange.clock_skew_s,
+                certificate_expires_at=exchange.certificate_expires_at,
+            )
             deadline_s = deadline.when()
         if cluster.backend not in METRIC_NAMES:
             return seen
@@ -68,18 +74,32 @@ async def probe(
                 seen = await _with_load(
                     seen, exchange=exchange, backend=cluster.backend, sample_gap_s=sample_gap_s
                 )
+    except CertificateExpiredError:
+        return await _expired(cluster)
     except ProbeError as error:
         return Observation(
             is_healthy=False,
             reason=error.reason,
             is_conclusive=error.is_conclusive,
             is_absent=error.is_absent,
+            clock_skew_s=exchange.clock_skew_s,
         )
     except TimeoutError:
         return Observation(
             is_healthy=False, reason=f"no answer within {TOTAL_TIMEOUT_S:.0f} s", is_absent=True
         )
     return seen
+
+
+async def _expired(cluster: ProbeTarget) -> Observation:
+    expired_at = await server_certificate_expiry(cluster=cluster)
+    when = "" if expired_at is None else f" on {expired_at:%Y-%m-%d}"
+    return Observation(
+        is_healthy=False,
+        reason=f"the server certificate of {cluster.name} expired{when}: renew it on the cluster's side",
+        is_conclusive=True,
+        certificate_expires_at=expired_at,
+    )
 
 
 async def _look(*, cluster: ProbeTarget, exchange: Exchange) -> Observation:

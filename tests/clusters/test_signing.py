@@ -10,6 +10,7 @@ from clusters.signing import (
     NoneSigner,
     Rfc9421Signer,
     SigningError,
+    TlsIdentity,
     build_signer,
     build_tls_identity,
     check_pem,
@@ -96,7 +97,7 @@ def test_signers_hide_their_secrets():
     signers = [
         BearerSigner(CANARY),
         Rfc9421Signer(secrets=(("k1", CANARY),)),
-        build_tls_identity(auth_type="none", secrets=[("ca", "", CANARY)]),
+        TlsIdentity(client_pem=CANARY.encode(), ca_pem=CANARY.encode()),
     ]
 
     assert CANARY not in repr(signers) + str(signers)

@@ -6,11 +6,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from billing.prices import RateTable
-from clusters.signing import Key, NoneSigner
+from clusters import inventory
+from clusters.signing import Key, NoneSigner, TlsIdentity
 from clusters.snapshots import InventorySnapshot, RouteView, WakingView
-from gateway.fleet import FleetSnapshot, Target, build_snapshot, publish
+from gateway.fleet import FleetKeeper, FleetSnapshot, Target, build_snapshot, publish
 from routing.types import Deployment, Fleet, Objective, Rate, RoutePlan, RoutingSettings, Wakeable
 from tests.changes import replace
+from tests.clusters.rows import add_cluster, certificate_and_key
 from tests.gateway.snapshots import NOW, ROUTER_SETTINGS, cluster_view, deployment_view, snapshot_of
 
 GENERAL = Rate.flat(input_microusd_per_mtok=1, output_microusd_per_mtok=2, source="general")
@@ -290,7 +292,7 @@ def test_gauges_tell_of_autoscaled_clusters_alone():
         autoscaled_view(id="w", name="warm", replica_count=2, deployments=()),
     ]
 
-    publish(snapshot_of(clusters=clusters))
+    publish(snapshot_of(clusters=clusters), now=NOW)
 
     def told(name, cluster, **labels):
         return REGISTRY.get_sample_value(name, {"cluster": cluster, **labels})
@@ -302,7 +304,24 @@ def test_gauges_tell_of_autoscaled_clusters_alone():
     assert [told("gateway_cluster_warm_up_seconds", name) for name in names] == [None, 80, 80, 80]
     place = {"provider": "aws", "region": "us-east-1"}
     assert [told("llm_router_cluster_health", name, **place) for name in names[:2]] == [1, -1]
-    publish(snapshot_of())
+    publish(snapshot_of(), now=NOW)
+
+
+def test_gauge_tells_the_days_that_certificates_have_left():
+    tls = TlsIdentity(expires_at=NOW + timedelta(days=14), ca_expires_at=NOW - timedelta(hours=6))
+    server_ends_at = NOW + timedelta(days=1)
+    cluster = cluster_view(name="metal", tls=tls, certificate_expires_at=server_ends_at)
+
+    publish(snapshot_of(clusters=[cluster]), now=NOW)
+
+    name = "gateway_cluster_certificate_days"
+    told = {
+        kind: REGISTRY.get_sample_value(name, {"cluster": "metal", "certificate": kind})
+        for kind in ("client", "server", "authority")
+    }
+    publish(snapshot_of(), now=NOW)
+    assert told == {"client": 14, "server": 1, "authority": -0.25}
+    assert REGISTRY.get_sample_value(name, {"cluster": "metal", "certificate": "client"}) is None
 
 
 def fleet_of(*routes):
@@ -381,6 +400,37 @@ def test_snapshot_expires_when_the_first_thing_it_says_is_no_longer_so():
     # What has gone stale already says nothing about when to look again.
     assert expires_at(NOW - STALE_AFTER, later) == later + STALE_AFTER
     assert expires_at(NOW - STALE_AFTER) is None
+
+
+@pytest.mark.django_db(databases="__all__", transaction=True)
+def test_secrets_and_certificates_are_exchanged_without_a_restart():
+    cluster = add_cluster(endpoint="https://127.0.0.1:9", auth_type="mtls")
+    add_certificate(cluster, days=30)
+    clock = [NOW]
+    keeper = FleetKeeper(clock=lambda: 0.0, wall_clock=lambda: clock[0])
+    keeper._take(keeper._load())
+
+    def look():
+        keeper._refresh()
+        (view,) = keeper.snapshot.clusters
+        return view.secret_problem, view.tls.expires_at
+
+    first = look()
+    clock[0] = NOW + timedelta(days=30)
+    expired = look()
+    add_certificate(cluster, days=60)
+    renewed = look()
+
+    ends_at = NOW + timedelta(days=30)
+    assert first == ("", ends_at)
+    assert expired == ("the client certificate of metal expired on 2026-12-23: store a new one", ends_at)
+    assert renewed == ("", NOW + timedelta(days=60))
+
+
+def add_certificate(cluster, *, days):
+    certificate, key = certificate_and_key(now=NOW, days=days)
+    inventory.store_secret(cluster_id=cluster.id, purpose="client_certificate", plaintext=certificate)
+    inventory.store_secret(cluster_id=cluster.id, purpose="client_key", plaintext=key)
 
 
 def key_of(rpm_max, tpm_max):

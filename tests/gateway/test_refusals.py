@@ -48,6 +48,27 @@ def refusal_of(*reasons, context_windows=None, asked=None):
     return type(error), error.message, error.param
 
 
+def test_refusal_names_the_cluster_whose_certificate_expired_and_the_date():
+    problem = "the client certificate of site expired on 2029-12-31: store a new one"
+    view = cluster_view(name="site", secret_problem=problem, deployments=(deployment_view(),))
+    (target,) = snapshot_of(clusters=[view]).targets.values()
+    exclusion = Exclusion(deployment=target.deployment, reason="secret_unreadable")
+
+    error = no_candidate_refusal(
+        Decision(
+            model="llama", policy="cost", reason="none_eligible", ranked=(), exclusions=(exclusion, exclusion)
+        ),
+        profile=profile(),
+        now_s=100.0,
+    )
+
+    assert error.code == "no_healthy_cluster"
+    assert error.message == (
+        "No cluster can serve `llama` now (site: secret_unreadable, site: secret_unreadable). The client "
+        "certificate of site expired on 2029-12-31: store a new one."
+    )
+
+
 TOO_LONG = "The prompt is longer than the context window of `llama` ({} tokens); shorten it."
 UNPRICED = "`llama` has no price, and a hard budget binds this key: add one in Admin > Prices."
 

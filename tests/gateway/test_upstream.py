@@ -257,6 +257,22 @@ async def test_expired_certificate_of_ours_is_named_with_its_date(upstreams, tmp
     assert message.endswith("The gateway's client certificate for it expired on 2029-12-31: store a new one.")
 
 
+async def test_expired_certificate_of_the_cluster_is_named_with_its_date(upstreams, tmp_path):
+    ended_at = now() - timedelta(days=3)
+    certificate, key = certificate_and_key(now=ended_at - timedelta(days=9), days=9)
+    tls = TlsIdentity(ca_pem=certificate.encode())
+    async with run_raw(answering(OK), context=server_context(certificate, key, tmp_path)) as raw:
+        target = new_target(raw.port, scheme="https", tls=tls)
+        target = replace(target, certificate_expires_at=datetime(2029, 12, 30, tzinfo=UTC))
+        code, message, is_sent, _ = await failure(upstreams, target)
+
+    assert (code, is_sent, raw.requests) == ("upstream_unreachable", False, [])
+    assert message == (
+        "Cluster site cannot be reached: its certificate is not trusted (certificate has expired). "
+        "Its certificate expired on 2029-12-30: renew it on the cluster's side."
+    )
+
+
 async def test_stored_certificate_that_cannot_be_loaded_is_named(upstreams):
     async with run_raw(answering(OK)) as raw:
         tls = TlsIdentity(ca_pem=b"no certificate")

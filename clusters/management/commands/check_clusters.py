@@ -10,7 +10,10 @@ from django.utils import timezone
 from clusters.report import ClusterReport, report_clusters
 from routing.money import NANOUSD_PER_USD
 
-HEADERS = ("NAME", "STATE", "HEALTHY", "QUEUE", "TOK/S", "$/HOUR", "$/1K", "MODELS", "REASON")
+HEADERS = (
+    *("NAME", "STATE", "REACHABLE", "HEALTHY", "QUEUE", "TOK/S", "$/HOUR", "$/1K", "CERT", "CLOCK"),
+    *("MODELS", "REASON"),
+)
 MODELS_SHOWN_MAX = 3
 
 
@@ -58,8 +61,11 @@ def _as_json(report: ClusterReport) -> dict[str, Any]:
     usd_per_1k = report.nanousd_per_1k
     return {
         "name": report.name,
+        "state": report.state,
+        "reachable": report.is_reachable,
         "healthy": report.is_healthy,
         "reason": report.reason,
+        "models": list(report.models),
         "queue": report.queue_depth,
         "tokens_per_s": report.tokens_per_s,
         "usd_per_1k": None if usd_per_1k is None else float(_usd(usd_per_1k)),
@@ -70,6 +76,9 @@ def _as_json(report: ClusterReport) -> dict[str, Any]:
         ),
         # Of those that may sleep; the others are always there.
         **({"temperature": report.temperature} if report.temperature else {}),
+        "certificate_days": report.certificate_days,
+        "clock_skew_s": report.clock_skew_s,
+        "to_fix": list(report.advice),
     }
 
 
@@ -80,11 +89,14 @@ def _as_row(report: ClusterReport) -> tuple[str, ...]:
     return (
         report.name,
         report.temperature if report.temperature in {"cold", "waking"} else report.state,
+        {True: "yes", False: "NO", None: "?"}[report.is_reachable],
         _health(report),
         _known(report.queue_depth),
         _known(report.tokens_per_s),
         f"{_usd(report.cost_per_hour_nanousd):.4f}" if report.cost_per_hour_nanousd else "-",
         "-" if per_1k is None else f"{_usd(per_1k):.6f}",
+        _days(report.certificate_days),
+        "?" if report.clock_skew_s is None else f"{report.clock_skew_s:+d} s",
         models or "-",
         report.reason or "-",
     )
@@ -104,3 +116,9 @@ def _known(value: int | None) -> str:
 
 def _usd(nanousd: int) -> Decimal:
     return Decimal(nanousd) / NANOUSD_PER_USD
+
+
+def _days(certificate_days: int | None) -> str:
+    if certificate_days is None:
+        return "-"
+    return "EXPIRED" if certificate_days < 0 else f"{certificate_days} d"

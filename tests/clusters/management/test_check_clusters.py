@@ -1,7 +1,9 @@
 import json
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from clusters import inventory
 from clusters.demo.standin import StandinSettings
@@ -23,33 +25,68 @@ def fleet():
 def test_json_has_one_object_a_cluster(fleet, capsys):
     call_command("check_clusters", "--json")
 
+    refused = "connection refused: is the server running there?"
     assert json.loads(capsys.readouterr().out) == [
         {
             "name": "down",
+            "state": "active",
+            "reachable": False,
             "healthy": False,
-            "reason": "connection refused: is the server running there?",
+            "reason": refused,
+            "models": [],
             "queue": None,
             "tokens_per_s": None,
             "usd_per_1k": None,
+            "certificate_days": None,
+            "clock_skew_s": None,
+            "to_fix": [f"{refused} (http://127.0.0.1:9, backend vllm)"],
         },
         {
             "name": "up",
+            "state": "active",
+            "reachable": True,
             "healthy": True,
             "reason": "",
+            "models": ["llama-3-8b"],
             "queue": 0,
             "tokens_per_s": 10,
             "usd_per_1k": 0.002835556,
+            "certificate_days": None,
+            "clock_skew_s": 0,
+            "to_fix": [],
         },
     ]
+
+
+def test_table_counts_the_days_of_certificates_to_their_end(capsys):
+    now = timezone.now()  # noqa: TID251 -- the command's clock
+    for days in (-3, 0, 5):
+        cluster = add_cluster(name=f"ends{days}", endpoint="https://127.0.0.1:9")
+        ends_at = now + timedelta(days=days, minutes=1)
+        seen = Observation(is_healthy=True, certificate_expires_at=ends_at)
+        inventory.record_health(cluster_id=cluster.id, observation=seen, now=now)
+
+    call_command("check_clusters", "--no-probe")
+
+    lines = capsys.readouterr().out.splitlines()
+    at = lines[0].index("CERT")
+    assert {line.split()[0]: line[at:].split("  ")[0] for line in lines[1:4]} == {
+        "ends-3": "EXPIRED",
+        "ends0": "0 d",
+        "ends5": "5 d",
+    }
 
 
 def test_table_says_what_to_fix(fleet, capsys):
     call_command("check_clusters")
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["NAME", "STATE", "HEALTHY"]
-    assert lines[1].startswith("down  active  NO")
-    assert lines[2].split() == ["up", "active", "yes", "0", "10", "0.0928", "0.002836", "llama-3-8b", "-"]
+    assert lines[0].split()[:3] == ["NAME", "STATE", "REACHABLE"]
+    assert lines[1].startswith("down  active  NO         NO")
+    assert lines[2].split() == [
+        *("up", "active", "yes", "yes", "0", "10", "0.0928", "0.002836", "-", "+0", "s"),
+        *("llama-3-8b", "-"),
+    ]
     assert (
         "  - down: connection refused: is the server running there? (http://127.0.0.1:9, backend vllm)"
         in lines

@@ -13,6 +13,7 @@ NOW_S = 1_900_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
+    name: str = "metal"
     endpoint: str = "http://cluster.example:8000"
     kind: str = "own"
     backend: str = "vllm"

@@ -2,6 +2,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from django.utils import timezone
@@ -182,6 +184,62 @@ async def test_mutual_tls_verifies_both_sides_by_name(monkeypatch, tmp_path):
     assert known.is_healthy
     assert "TLS failed" in unpinned.reason
     assert "TLS failed" in other_name.reason
+
+
+async def test_expired_server_certificate_is_told_with_its_date(tmp_path):
+    ended_at = now() - timedelta(days=3)
+    certificate, key = certificate_and_key(name="localhost", now=ended_at - timedelta(days=9), days=9)
+    identity = TlsIdentity(ca_pem=certificate.encode())
+
+    async with serving(OK, context=server_context(certificate, key, tmp_path)) as (port, seen):
+        observation = await probed(
+            Target(name="metal", endpoint=f"https://localhost:{port}", backend="ollama", tls=identity)
+        )
+
+    assert observation == Observation(
+        is_healthy=False,
+        reason=f"the server certificate of metal expired on {ended_at:%Y-%m-%d}: "
+        "renew it on the cluster's side",
+        is_conclusive=True,
+        certificate_expires_at=ended_at.replace(microsecond=0),
+    )
+    # Not a byte of a request went to the server whose certificate was refused.
+    assert seen == []
+
+
+async def test_probe_tells_when_the_servers_certificate_ends(tmp_path):
+    began_at = now()
+    certificate, key = certificate_and_key(name="localhost", now=began_at, days=9)
+    identity = TlsIdentity(ca_pem=certificate.encode())
+
+    async with serving(OK, context=server_context(certificate, key, tmp_path)) as (port, _):
+        observation = await probed(
+            Target(endpoint=f"https://localhost:{port}", backend="ollama", tls=identity)
+        )
+
+    assert observation.certificate_expires_at == (began_at + timedelta(days=9)).replace(microsecond=0)
+
+
+@pytest.mark.parametrize(
+    ("date", "told_s"),
+    [
+        (format_datetime(datetime.fromtimestamp(NOW_S + 1, UTC)), range(1)),
+        (format_datetime(datetime.fromtimestamp(NOW_S - 1, UTC)), range(1)),
+        # Less what the probe took until then.
+        (format_datetime(datetime.fromtimestamp(NOW_S + 75, UTC)), range(72, 76)),
+        (format_datetime(datetime.fromtimestamp(NOW_S - 21, UTC)), range(-24, -20)),
+        ("yesterday", (None,)),
+        ("Thu, 01 Jan 1970 00:00:00", (None,)),
+    ],
+)
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized"])
+async def test_clock_of_the_cluster_is_told_by_its_date_though_it_refuses(date, told_s, status):
+    reply = f"HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+    async with serving(reply.encode()) as (port, _):
+        observation = await probed(Target(endpoint=f"http://localhost:{port}", backend="ollama"))
+
+    assert (observation.is_healthy, observation.clock_skew_s in told_s) == (status == "200 OK", True)
 
 
 def test_tls_context_is_made_once_for_an_identity_and_anew_for_a_renewed_one():

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from clusters.health import Observation
 from clusters.probes import joined
 
@@ -62,3 +65,13 @@ def test_address_that_does_not_list_models_says_nothing_of_them():
 
     assert joined({"10.0.0.1": silent, "10.0.0.2": UP}).models == ("a", "b")
     assert joined({"10.0.0.1": silent}).models is None
+
+
+def test_clock_furthest_apart_and_certificate_that_ends_first_are_told():
+    soon, late = datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
+    near = replace(QUIET, clock_skew_s=3, certificate_expires_at=late)
+    far = replace(REFUSED, clock_skew_s=-70, certificate_expires_at=soon)
+
+    seen = [joined({"10.0.0.1": near, "10.0.0.2": far, "10.0.0.3": UP}), joined({"10.0.0.2": far})]
+
+    assert [(each.clock_skew_s, each.certificate_expires_at) for each in seen] == [(-70, soon), (-70, soon)]
