@@ -4,8 +4,8 @@
    not worked on: so long answers take no room here.
 2. Who finds no room waits. While the line was empty of late (STANDING_S) that is a burst, and may take as
    long; a line that stands is overload, and nobody waits in it longer than PATIENCE_S. This is the controlled
-   delay of B. Maurer, "Fail at Scale" (ACM Queue 13, 8, 2015), after CoDel (RFC 8289). A line may stand longer
-   here than there: an answer takes seconds, so half of one is worth more than a refusal.
+   delay of B. Maurer, "Fail at Scale" (ACM Queue 13, 8, 2015), after CoDel (RFC 8289). A line may stand
+   longer here than there: an answer takes seconds, so half of one is worth more than a refusal.
 3. The limit follows the event loop's lag: what runs out is its thread. A loop that is in time has room for
    more, however slow the ledger's disk is; one that is late has too much to do.
 
