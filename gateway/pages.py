@@ -57,5 +57,8 @@ def _counts(gateway: Gateway) -> tuple[str, ...]:
 
 
 def _first_model(gateway: Gateway | None) -> str:
+    """One that chats, as the example does, or whose capabilities nobody declared."""
     routes = {} if gateway is None else gateway.keeper.snapshot.fleet.routes
-    return next((model for model, plan in routes.items() if plan.candidates), PLACEHOLDER_MODEL)
+    known = ((model, {each.capabilities for each in plan.candidates}) for model, plan in routes.items())
+    chatting = (model for model, kinds in known if any(not kind or "chat" in kind for kind in kinds))
+    return next(chatting, PLACEHOLDER_MODEL)

@@ -9,7 +9,7 @@ from django.test import AsyncRequestFactory
 
 from gateway.pages import show_landing
 from tests.clusters.rows import add_cluster
-from tests.gateway.snapshots import NOW, cluster_view, keeper_of
+from tests.gateway.snapshots import NOW, cluster_view, deployment_view, keeper_of
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -50,6 +50,21 @@ def test_landing_shows_staff_the_state_and_a_model_to_try():
     assert "metal" in page
     assert '"model": "llama"' in page
     assert "Spend today" in page
+
+
+@pytest.mark.parametrize(
+    ("kinds", "model"),
+    [(["embeddings"], "chatting"), (["embeddings", "chat"], "all"), ([], "all")],
+)
+def test_landing_shows_staff_a_model_that_chats(kinds, model):
+    chatting = deployment_view(id="d2", model="chatting", capabilities=frozenset({"chat"}))
+    first = deployment_view(id="d1", model="all", capabilities=frozenset(kinds))
+
+    page = landing(
+        user=User(username="op", is_staff=True), clusters=[{**HEALTHY, "deployments": (first, chatting)}]
+    )
+
+    assert f'"model": "{model}"' in page
 
 
 @pytest.mark.parametrize(
