@@ -35,7 +35,7 @@ RETRY_PAUSE_S = 0.2
 # How far apart groups begin at least, by what the one before carried: under load the next gathers as much.
 # From 1,000 requests/s on that goes to the longest, below it to the shortest.
 INTERVAL_S_PER_ENTRY = 0.0005
-INTERVAL_S_MIN, INTERVAL_S_MAX = 0.001, 0.005
+INTERVAL_S_MIN, INTERVAL_S_MAX = 0.0003, 0.005
 BATCH_MAX = 500
 # More lost holds than fit into the queue cannot be waiting for an answer.
 LOST_HOLDS_MAX = 20_000
