@@ -97,8 +97,12 @@ def save_record(*, record: models.Model, left_alone: Collection[str] = ()) -> No
 
 def delete_records(*, records: Iterable[models.Model]) -> None:
     """Delete clusters (with their deployments, secrets and checks), deployments or routes."""
+    records = list(records)
     with transaction.atomic():
-        for record in list(records):
+        # Gateways and workers add rows of a cluster at any time: none may come once its rows were gathered.
+        ids = [record.pk for record in records if isinstance(record, Cluster)]
+        list(Cluster.objects.select_for_update().filter(id__in=ids).order_by("name").values_list("id"))
+        for record in records:
             if not isinstance(record, Cluster | Deployment | Route | Experiment | ClusterSecret):
                 raise InventoryError(f"a {type(record).__name__} cannot be deleted")
             record.delete()

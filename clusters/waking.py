@@ -57,10 +57,10 @@ class _Due:
 def note_demand(*, spilt_nanousd: Mapping[str, int], asked: Collection[str], now: datetime) -> None:
     """Add what a gateway spilt since the last time, by cluster, and whom requests asked for."""
     names = {*spilt_nanousd, *asked}
-    ids = dict(Cluster.objects.filter(name__in=names).values_list("name", "id"))
     with transaction.atomic():
-        # Each cluster's row in the same order everywhere: gateways write at the same time.
-        known = sorted(ids.items())
+        # Locked, so that none is deleted meanwhile, and in one order: gateways write at the same time.
+        locked = Cluster.objects.select_for_update(no_key=True).filter(name__in=names).order_by("name")
+        known = list(locked.values_list("name", "id"))
         rows = [Waking(cluster_id=cluster_id) for _, cluster_id in known]
         Waking.objects.bulk_create(rows, ignore_conflicts=True)
         for name, cluster_id in known:

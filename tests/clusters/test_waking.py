@@ -301,3 +301,26 @@ def test_a_request_that_was_served_wakes_nobody_when_the_cluster_sleeps_again(ho
     inventory.set_replica_count(cluster_name="metal", replica_count=0, now=after(20))
 
     assert (Cluster.objects.get().temperature, look(at=40)) == ("cold", [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_cluster_that_is_deleted_while_gateways_tell_of_it_leaves_nothing(hook):
+    faults = []
+
+    def tell(name):
+        try:
+            for _ in range(10):
+                note_demand(spilt_nanousd={name: 1}, asked=(), now=NOW)
+        except Exception as error:  # noqa: BLE001 -- a thread's edge: the test looks at it
+            faults.append(error)
+        finally:
+            connection.close()
+
+    for number in range(12):
+        cluster = sleeper(hook, name=f"sleeper-{number}")
+        teller = threading.Thread(target=tell, args=(cluster.name,))
+        teller.start()
+        inventory.delete_records(records=[cluster])
+        teller.join()
+
+    assert (faults, Waking.objects.count(), Cluster.objects.count()) == ([], 0, 0)
