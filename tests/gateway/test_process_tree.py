@@ -34,15 +34,13 @@ def test_web_stops_before_the_rest_and_valkey_after_it(tmp_path):
     plan = ValkeyPlan(argv=("valkey-server",), url="unix:///x?db=0")
     children = [
         process_tree.valkey_child(plan, env=ENV),
-        process_tree.worker_child(env=ENV),
-        process_tree.beat_child(env=ENV, data_dir=tmp_path),
+        process_tree.worker_child(env=ENV, data_dir=tmp_path),
         *web_children(tmp_path),
     ]
 
     assert [(child.name, child.stage) for child in children] == [
         ("valkey", 0),
         ("worker", 2),
-        ("beat", 2),
         ("web", 3),
     ]
 
@@ -55,18 +53,14 @@ def test_web_may_drain_and_its_refusal_to_start_ends_all(tmp_path):
     assert (web.is_essential, web.fatal_exit_codes) == (True, frozenset({2, 3}))
 
 
-def test_worker_runs_on_threads_also_for_root():
-    worker = process_tree.worker_child(env=ENV)
+def test_worker_runs_on_threads_also_for_root_and_beat_in_a_fork_of_it(tmp_path):
+    worker = process_tree.worker_child(env=ENV, data_dir=tmp_path)
 
     assert worker.argv[:6] == (sys.executable, "-m", "celery", "--quiet", "--app", "gateway.celery")
     assert worker.argv[6:11] == ("worker", "--pool", "threads", "--concurrency", "6")
+    at = worker.argv.index("--beat")
+    assert worker.argv[at : at + 3] == ("--beat", "--schedule", f"{tmp_path}/celerybeat-schedule")
     assert worker.env == {"A": "1", "C_FORCE_ROOT": "1"}
-
-
-def test_beat_keeps_its_schedule_in_the_data_folder(tmp_path):
-    beat = process_tree.beat_child(env=ENV, data_dir=tmp_path)
-
-    assert beat.argv[6:9] == ("beat", "--schedule", f"{tmp_path}/celerybeat-schedule")
 
 
 def test_workers_share_the_port_and_a_folder_of_metrics(tmp_path):

@@ -95,6 +95,13 @@ def family_of(data_dir):
     return found
 
 
+def wait_until_grown(data_dir, count, timeout_s=15.0):
+    deadline_s = time.monotonic() + timeout_s
+    while len(family := family_of(data_dir)) != count:
+        assert time.monotonic() < deadline_s, family
+        time.sleep(0.05)
+
+
 def wait_until_gone(data_dir, timeout_s=15.0):
     deadline_s = time.monotonic() + timeout_s
     while family := family_of(data_dir):
@@ -152,7 +159,7 @@ def test_up_serves_the_demo_fleet_and_finishes_open_streams_when_stopped(environ
     assert said.endswith("Stopping: open streams finish first (Ctrl-C again to hurry).\nStopped.\n")
     assert family_of(data_dir) == {}
     assert names == {
-        *("valkey", "worker", "beat", "web"),
+        *("valkey", "worker", "web"),
         *("demo-llama-local", "demo-aws-us-east-1", "demo-gcp-us-central1", "demo-azure-eastus"),
         "demo-provider",
     }
@@ -164,7 +171,7 @@ def test_up_serves_the_demo_fleet_and_finishes_open_streams_when_stopped(environ
 def test_killed_up_leaves_nothing_and_can_start_again(environment, data_dir):
     with running(environment, "up") as process:
         first = read_banner(process)
-        assert len(family_of(data_dir)) == 6  # up, watchdog, valkey, web, worker, beat
+        wait_until_grown(data_dir, 6)  # up, watchdog, valkey, web, worker, its beat
         process.kill()
     wait_until_gone(data_dir)
 

@@ -125,8 +125,7 @@ class Command(BaseCommand):
         supervisor.wait_until(
             lambda: all(accepts_connections(member.port) for member in members), timeout_s=HEALTHY_TIMEOUT_S
         )
-        supervisor.start(process_tree.worker_child(env=env))
-        supervisor.start(process_tree.beat_child(env=env, data_dir=data_dir))
+        supervisor.start(process_tree.worker_child(env=env, data_dir=data_dir))
 
     def _wait_until_ready(
         self, supervisor: Supervisor, *, members: tuple[demo_fleet.Member, ...], url: str
