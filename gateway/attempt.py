@@ -209,6 +209,7 @@ class Reader:
         if not outbox.is_started:
             attempt.ttft_s = self._clock() - attempt.started_s
             self._on_first_token(attempt)
+            attempt.request.let_go()
             outbox.start(Reply(headers=headers, body=None))
         if not outbox.has_room:
             patience.wait_for_caller()

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import structlog
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway import metrics
@@ -41,6 +42,37 @@ class NoEvent:
 
     def set(self) -> None:
         """Nobody waits."""
+
+
+class Line(list[Any]):
+    """In the place of uvicorn's deque for requests sent ahead of their turn: an empty one takes 760 bytes."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: Any) -> None:
+        self.insert(0, item)
+
+
+class Flow(FlowControl):
+    """uvicorn's, with an event only where writing is held up: one takes 800 bytes of each connection."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:  # no super(): it makes the event
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+
+    def pause_writing(self) -> None:
+        if not self.write_paused:
+            self.write_paused = True
+            self._is_writable_event = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        if self.write_paused:
+            self.write_paused = False
+            self._is_writable_event.set()
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            await self._is_writable_event.wait()
 
 
 class Turn:
@@ -91,6 +123,10 @@ class Turn:
             work=self.work,
         )
 
+    def let_go(self) -> None:
+        """The answer streams: its connection keeps no header of the request."""
+        self._scope["headers"].clear()
+
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Call back when the caller is gone, at once if it is."""
         self._on_disconnect = callback
@@ -113,8 +149,20 @@ class Turn:
 class CallerProtocol(HttpToolsProtocol):
     """uvicorn's `http` class for our application; under another one, uvicorn's own."""
 
+    # Beside uvicorn's own attributes: with more than 30 in its dict an instance takes 1,400 bytes more.
+    __slots__ = (
+        "_application",
+        "_away_at_s",
+        "_default_head",
+        "_default_headers",
+        "_is_inside",
+        "_turn",
+        "_turns",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.pipeline = Line()  # type: ignore[assignment]
         # Whom the request came from by way of a proxy is nothing that completions ask for.
         app = self.app.app if isinstance(self.app, ProxyHeadersMiddleware) else self.app
         self._application = app if isinstance(app, Application) else None
@@ -127,6 +175,10 @@ class CallerProtocol(HttpToolsProtocol):
         self._away_at_s = float("-inf")
         # Those whose end the connection's end is: several where requests came ahead of their answers.
         self._turns: list[Turn] = []
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(transport)
 
     # --- From the parser
 
@@ -313,6 +365,7 @@ class CallerProtocol(HttpToolsProtocol):
                 self._complete(turn)
             else:
                 self.transport.write(self._head(turn, response, request_id))
+                turn.let_go()
                 if await self._send_stream(turn, response.outbox):
                     self._complete(turn)
                 else:

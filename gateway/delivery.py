@@ -138,14 +138,17 @@ class Delivery:
     ) -> bytes:
         target, call = attempt.target, self._call(attempt)
         dialect = dialect_of(target.backend)
-        message = Message(
-            path=dialect.path(call),
-            body=sent_body(dialect, call),
-            request_id=request_id,
-            attempt_id=str(attempt.hold.attempt_id),
-            tokens=call.request.profile.prompt_tokens_estimate,
+        # In no name of this frame: an open stream does not keep what was sent.
+        response, key = await self.sender.send(
+            target,
+            Message(
+                path=dialect.path(call),
+                body=sent_body(dialect, call),
+                request_id=request_id,
+                attempt_id=str(attempt.hold.attempt_id),
+                tokens=call.request.profile.prompt_tokens_estimate,
+            ),
         )
-        response, key = await self.sender.send(target, message)
         try:
             answer = translated(
                 response,

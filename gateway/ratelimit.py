@@ -18,6 +18,15 @@ COUNTS_MAX = 50_000
 # How long a caller is asked to wait for a place among requests at once: nobody knows when one ends.
 PLACE_WAIT_S = 1.0
 CONCURRENT = "concurrent"
+# OpenAI's, by what is limited: the limit, what remains of it, and when it is whole again.
+HEADERS = {
+    "requests": (
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+    ),
+    "tokens": ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+}
 
 
 class Demand(Struct, frozen=True, kw_only=True):
@@ -199,15 +208,15 @@ class LocalLimiter:
 def headers_of(allowances: Sequence[Allowance]) -> tuple[tuple[str, str], ...]:
     """OpenAI's names, for the tightest limit of each kind; a reset is written `120ms` or `6m0s`."""
     headers: tuple[tuple[str, str], ...] = ()
-    for kind in ("requests", "tokens"):
+    for kind, (limit, remaining, reset) in HEADERS.items():
         found = [allowance for allowance in allowances if allowance.demand.kind == kind]
         if not found:
             continue
         tightest = min(found, key=lambda allowance: (allowance.remaining, allowance.demand.limit))
         headers += (
-            (f"x-ratelimit-limit-{kind}", str(tightest.demand.limit)),
-            (f"x-ratelimit-remaining-{kind}", str(tightest.remaining)),
-            (f"x-ratelimit-reset-{kind}", duration_text(tightest.reset_s)),
+            (limit, str(tightest.demand.limit)),
+            (remaining, str(tightest.remaining)),
+            (reset, duration_text(tightest.reset_s)),
         )
     return headers
 

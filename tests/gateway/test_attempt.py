@@ -13,7 +13,8 @@ from gateway.attempt import Attempt, Reader
 from gateway.completion import CompletionRequest
 from gateway.outbox import Outbox
 from gateway.patience import Patience
-from gateway.upstream import UpstreamResponse
+from gateway.streaming import DONE
+from gateway.upstream import UpstreamFailure, UpstreamResponse
 from routing.rate_record import rate_record
 from routing.types import Candidate, Rate, RequestProfile, Usage
 from tests.routing.values import deployment, profile
@@ -34,15 +35,15 @@ RATE = Rate(
 )
 
 
-def attempt_of(*, service_tier=None, rate=RATE, is_stream=False):
+def attempt_of(*, service_tier=None, rate=RATE, is_stream=False, document=None):
     given: RequestProfile = profile(prompt_tokens_max=100)
     request = CompletionRequest(
         surface="chat",
         model="m",
         is_stream=is_stream,
         wants_usage=True,
-        body=b"{}",
-        document={},
+        body=orjson.dumps(document or {}),
+        document=document or {},
         profile=given,
     )
     hold = Hold(
@@ -160,6 +161,25 @@ async def test_usage_that_is_impossible_leaves_the_cost_that_was_reported():
     settled = settlement(attempt)
 
     assert (settled.usage.is_estimate, settled.reported_cost_nanousd) == (True, 123_456)
+
+
+async def test_words_of_a_request_are_kept_until_its_stream_has_begun():
+    document = {"messages": [{"role": "user", "content": "a long prompt"}]}
+    broken, begun = (attempt_of(is_stream=True, document=document) for _ in range(2))
+    patience = Patience(first_byte_s=5, idle_s=5, total_s=5)
+    frame = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+
+    async def relay(attempt, *frames):
+        response = response_of(*frames, content_type="text/event-stream")
+        await reader().relay_stream(attempt, response, Outbox(bytes_max=1 << 20), patience, headers=())
+
+    async with patience:
+        with pytest.raises(UpstreamFailure):
+            await relay(broken)
+        await relay(begun, frame, DONE)
+
+    assert (broken.request.document, broken.request.body) == (document, orjson.dumps(document))
+    assert (begun.request.document, begun.request.body) == ({}, b"")
 
 
 @pytest.mark.parametrize(
