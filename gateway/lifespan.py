@@ -116,7 +116,8 @@ class Gateway:
         )
         self.token_counter = TokenCounter(upstreams=self.upstreams, clock=clock)
         self.exchange = Exchange(clock=clock)
-        self.door = Door(clock=clock, call_later=call_later) if settings.SHEDS_LOAD else None
+        door = Door(clock=clock, cpu_clock=time.process_time, call_later=call_later)
+        self.door = door if settings.SHEDS_LOAD else None
         self.traffic = Traffic(clock=clock, exchange=self.exchange)
         self.observer = Observer(traffic=self.traffic)
         self.live = LiveFeed(

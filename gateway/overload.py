@@ -7,7 +7,8 @@
    delay of B. Maurer, "Fail at Scale" (ACM Queue 13, 8, 2015), after CoDel (RFC 8289). A line may stand
    longer here than there: an answer takes seconds, so half of one is worth more than a refusal.
 3. The limit follows the event loop's lag: what runs out is its thread. A loop that is in time has room for
-   more, however slow the ledger's disk is; one that is late has too much to do.
+   more, however slow the ledger's disk is; one that is late has too much to do. Late by its own work, that
+   is: a process that others keep off its core is not helped by doing less.
 
 While nobody waits nothing is measured, and a request costs two additions.
 """
@@ -78,14 +79,19 @@ class _Waiting(Struct, frozen=True):
 class Door:
     """One per process. `clock` gives monotonic seconds, `call_later` runs a function some seconds from now.
 
+    `cpu_clock` gives the CPU seconds of all threads of the process.
+
     `is_closed`: who came now would be refused, whoever it is.
     """
 
-    def __init__(self, *, clock: Callable[[], float], call_later: CallLater) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float], cpu_clock: Callable[[], float], call_later: CallLater
+    ) -> None:
         self.is_closed = False
         self.work_count = 0
         self.limit = float(LIMIT_START)
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._call_later = call_later
         self._line: deque[_Waiting] = deque()
         # When the line was empty last, and when somebody had to wait, or was sent away at once.
@@ -94,6 +100,7 @@ class Door:
         self._is_standing = False
         self._lag_s = 0.0
         self._pulse_due_s: float | None = None
+        self._worked_s = 0.0
 
     def __len__(self) -> int:
         """How many wait."""
@@ -136,12 +143,14 @@ class Door:
 
     def _set_pulse(self, now_s: float) -> None:
         self._pulse_due_s = now_s + PULSE_S
+        self._worked_s = self._cpu_clock()
         self._call_later(PULSE_S, self._pulse)
 
     def _pulse(self) -> None:
         assert self._pulse_due_s is not None
         now_s = self._clock()
-        lag_s = max(now_s - self._pulse_due_s, 0.0)
+        worked_s = self._cpu_clock() - self._worked_s
+        lag_s = max(min(now_s - self._pulse_due_s, worked_s - PULSE_S), 0.0)
         self._pulse_due_s = None
         self._lag_s += LAG_WEIGHT * (lag_s - self._lag_s)
         self._move_limit(lag_s)

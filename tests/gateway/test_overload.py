@@ -30,6 +30,8 @@ class Street:
     """Time, the timers, and what became of everybody."""
 
     now_s: float = 100.0
+    # Of the time that the process wants its core, how much it has it.
+    core_share: float = 1.0
     timers: list = field(default_factory=list)
     begun: dict = field(default_factory=dict)
     refused: list = field(default_factory=list)
@@ -37,6 +39,7 @@ class Street:
     def __post_init__(self):
         self.door = Door(
             clock=lambda: self.now_s,
+            cpu_clock=lambda: self.now_s * self.core_share,
             call_later=lambda delay_s, act: self.timers.append((self.now_s + delay_s, act)),
         )
 
@@ -215,6 +218,23 @@ def test_limit_does_not_grow_while_nobody_waits_and_begins_anew_after_it(street)
     street.begun["a"].end()
     street.pass_time(2 * PULSE_S)
     assert street.door.limit == LIMIT_START
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "limit"),
+    [
+        # Half of 5 ms and this lag is less than the pulse: it would be in time, had it a core of its own.
+        (0.004, LIMIT_MAX),
+        (0.020, LIMIT_MIN),
+    ],
+)
+def test_lag_counts_as_far_as_the_process_was_at_work(street, lag_s, limit):
+    street.core_share = 0.5
+    for number in range(200):
+        street.come(*range(number * 2000, number * 2000 + 1100))
+        street.pass_time(PULSE_S + lag_s, lag_s=lag_s)
+
+    assert street.door.limit == pytest.approx(limit)
 
 
 def test_lag_that_is_only_a_little_too_long_takes_a_little_room(street):
