@@ -44,6 +44,8 @@ RESOLVED_FOR_S = 60.0
 EXPANDED_FOR_S = 3.0
 LAST_WORDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 ERROR_BODY_BYTES_MAX = 64 * 1024
+# Refusals that are a model server's own unless a page comes with them.
+PAGE_STATUSES = frozenset({400, 404})
 
 
 class UpstreamFailure(Exception):  # noqa: N818 -- an outcome of an attempt; what the caller sees is `error`
@@ -359,13 +361,7 @@ async def _refusal(answer: Answer, target: Target, *, now_s: int) -> UpstreamFai
     status, cluster = answer.status, target.deployment.cluster
     wait_s = retry_after_s(_headers(answer), now_s=now_s)
     if status in UpstreamRefusedError.PASSED_ON:
-        parts = dialect_of(target.backend).error_parts(await _error_body(answer))
-        if parts.is_credential:
-            return _credential_refused(cluster, status)
-        message = parts.message or f"The model's server refused the request with status {status}."
-        error = UpstreamRefusedError(message, upstream_status=status, param=parts.param, code=parts.code)
-        kind = refusal_kind(status=status, code=error.upstream_code, message=error.message)
-        return UpstreamFailure(error, is_sent=True, is_counted=False, is_retryable=False, refusal=kind)
+        return _request_refused(answer, await _error_body(answer), target, now_s=now_s)
     if status == httpx.codes.TOO_MANY_REQUESTS:
         # Google says in the body how long to wait.
         parts = dialect_of(target.backend).error_parts(await _error_body(answer))
@@ -379,6 +375,32 @@ async def _refusal(answer: Answer, target: Target, *, now_s: int) -> UpstreamFai
         message = f"Cluster {cluster} answered with status {status}."
         return UpstreamFailure(UpstreamError(message), is_sent=True, retry_after_s=wait_s)
     message = f"Cluster {cluster} answered with status {status}, which is no answer to a completion."
+    return UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
+
+
+def _request_refused(answer: Answer, body: bytes, target: Target, *, now_s: int) -> UpstreamFailure:
+    status, cluster = answer.status, target.deployment.cluster
+    if status in PAGE_STATUSES and _headers(answer).get("content-type", "").startswith("text/html"):
+        return _refused_before(target, status, body, now_s=now_s)
+    parts = dialect_of(target.backend).error_parts(body)
+    if parts.is_credential:
+        return _credential_refused(cluster, status)
+    message = parts.message or f"The model's server refused the request with status {status}."
+    error = UpstreamRefusedError(message, upstream_status=status, param=parts.param, code=parts.code)
+    kind = refusal_kind(status=status, code=error.upstream_code, message=error.message)
+    return UpstreamFailure(error, is_sent=True, is_counted=False, is_retryable=False, refusal=kind)
+
+
+def _refused_before(target: Target, status: int, page: bytes, *, now_s: int) -> UpstreamFailure:
+    """A page is the word of a proxy before the model's server, which has not seen the request."""
+    cluster = target.deployment.cluster
+    if b"certificate" in page:
+        # nginx asks who calls only after TLS is there, and tells it so.
+        message = (
+            f"Cluster {cluster} does not accept the gateway's client certificate: store one that it knows."
+        )
+        return UpstreamFailure(UpstreamAuthError(message + _expiry_hint(target, now_s=now_s)), is_sent=True)
+    message = f"Cluster {cluster} answered with status {status} and a page, as a proxy before it would."
     return UpstreamFailure(UpstreamInvalidError(message), is_sent=True)
 
 

@@ -66,14 +66,16 @@ def now():
 # --- Writes, through the packages' own doors.
 
 
-def add_cluster(*, name, values, model, deployment, price, secret):
+def add_cluster(*, name, values, model, deployment, price, secret, certificates):
     """A cluster with one deployment; `price` is (input, output) in micro-USD per million tokens.
 
-    `secret` are secrets of its authentication by label.
+    `secret` are secrets of its authentication by label, `certificates` what TLS needs by purpose.
     """
     catalogue.put_cluster(name=name, values=values)
     for label, text in (secret or {}).items():
         catalogue.put_secret(cluster_name=name, purpose=values["auth_type"], plaintext=text, label=label)
+    for purpose, pem in (certificates or {}).items():
+        catalogue.put_secret(cluster_name=name, purpose=purpose, plaintext=pem, label="test")
     catalogue.put_deployment(cluster_name=name, model=model, values=deployment)
     if price:
         # A price that comes into force while the gateway reads waits for its next look.

@@ -73,12 +73,14 @@ class Fleet:
         context_window=65_536,
         endpoint=None,
         secret=None,
+        certificates=None,
         upstream_name="",
         **values,
     ):
         """Another cluster that serves `model`; `standin` are settings of the stand-in, `price` its rates.
 
-        With an `endpoint` it is a server of the test's own, and `secret` are what it is asked with, by label.
+        With an `endpoint` it is a server of the test's own, and `secret` are what it is asked with, by label,
+        `certificates` what TLS to it needs, by purpose.
         Without a price a provider has PRICE, unless it is not priced, and an own one its internal rate.
         """
         number = len(self._sites) + 1
@@ -113,6 +115,7 @@ class Fleet:
             deployment={"context_window": context_window, "upstream_name": upstream_name},
             price=price or (PRICE if is_priced and not is_own else None),
             secret=secret,
+            certificates=certificates,
         )
         self._sites.append(site)
         return site

@@ -334,6 +334,37 @@ async def test_other_statuses_are_failures_and_keep_the_connection(upstreams, st
     assert len(raw.connections) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "page", "code", "message"),
+    [
+        (
+            400,
+            b"<html><h1>400 Bad Request</h1>No required SSL certificate was sent</html>",
+            "upstream_auth",
+            "Cluster site does not accept the gateway's client certificate: store one that it knows.",
+        ),
+        (
+            400,
+            b"<html>The plain HTTP request was sent to HTTPS port</html>",
+            "upstream_invalid_response",
+            "Cluster site answered with status 400 and a page, as a proxy before it would.",
+        ),
+        (
+            404,
+            b"<html>nginx</html>",
+            "upstream_invalid_response",
+            "Cluster site answered with status 404 and a page, as a proxy before it would.",
+        ),
+    ],
+)
+async def test_page_is_no_refusal_of_the_request(upstreams, status, page, code, message):
+    head = b"HTTP/1.1 %d X\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n" % (status, len(page))
+    async with run_raw(answering(head + page)) as raw:
+        failed = await failure(upstreams, new_target(raw.port))
+
+    assert failed == (code, message, True, True)
+
+
 # Addresses.
 
 
