@@ -11,6 +11,7 @@ from ninja.openapi.schema import OpenAPISchema
 from billing import feedback
 from billing.entries import LedgerUnavailableError
 from billing.idempotency import Forgotten
+from gateway import google_api
 from gateway.admission import check_model
 from gateway.errors import IdempotencyInUseError, LedgerDownError, NotFoundError
 from gateway.feedback_document import FeedbackBody, FeedbackDocument, feedback_document, read_feedback
@@ -29,7 +30,7 @@ from gateway.schemas import (
     MessagesBody,
     ResponsesBody,
 )
-from gateway.slim import Operations, SlimRequest
+from gateway.slim import Operations, SlimRequest, is_google
 from gateway.surfaces.messages import MESSAGES
 from gateway.surfaces.responses import RESPONSES
 from gateway.usage_document import UsageDocument, load_usage, read_question
@@ -176,6 +177,9 @@ COMPLETIONS: Operations = {
 @api.get("/models", tags=["models"], openapi_extra={"security": [{"bearer": []}]})
 async def list_models(request: HttpRequest) -> HttpResponseBase:
     """The models that the key may use."""
+    assert isinstance(request, SlimRequest)
+    if is_google(request.scope):
+        return await google_api.list_models(request)
     gateway, principal = entered(request)
     names = [name for name in gateway.keeper.snapshot.fleet.routes if may_use(principal, name)]
     return JsonResponse({"object": "list", "data": [_model(name) for name in names]})
@@ -184,9 +188,18 @@ async def list_models(request: HttpRequest) -> HttpResponseBase:
 @api.get("/models/{path:model}", tags=["models"], openapi_extra={"security": [{"bearer": []}]})
 async def get_model(request: HttpRequest, model: str) -> HttpResponseBase:
     """One model, if the key may use it."""
+    assert isinstance(request, SlimRequest)
+    if is_google(request.scope):
+        return await google_api.get_model(request, name=model)
     gateway, principal = entered(request)
     check_model(principal=principal, model=model, snapshot=gateway.keeper.snapshot)
     return JsonResponse(_model(model))
+
+
+@api.post("/models/{path:model}", include_in_schema=False)
+async def call_model(request: HttpRequest, model: str) -> HttpResponseBase:
+    """Google's clients ask here by default for what is at /v1beta."""
+    return await google_api.call_model(request, name=model)
 
 
 @api.get("/usage", tags=["usage"], openapi_extra=USAGE_DESCRIBED)

@@ -1,4 +1,4 @@
-"""The ASGI application: /v1 on the slim path, everything else by Django and Channels."""
+"""The ASGI application: the APIs on the slim path, everything else by Django and Channels."""
 
 import asyncio
 import os
@@ -18,9 +18,9 @@ _django = get_asgi_application()
 from gateway.api import COMPLETIONS  # noqa: E402 -- app registry first
 from gateway.consumers import LiveConsumer  # noqa: E402 -- app registry first
 from gateway.lifespan import Gateway  # noqa: E402 -- app registry first
-from gateway.slim import Receive, Scope, Send, SlimHandler  # noqa: E402
+from gateway.slim import GOOGLE_PATH, Receive, Scope, Send, SlimHandler  # noqa: E402
 
-SLIM_PREFIX = "/v1/"
+SLIM_PREFIXES = ("/v1/", GOOGLE_PATH)
 # LiteLLM's clients leave /v1 out; with its key management on we take them so.
 LITELLM_PATHS = {
     f"/{path}": f"/v1/{path}" for path in ("chat/completions", "completions", "embeddings", "models")
@@ -59,7 +59,7 @@ class Application:
             scope["path"] = LITELLM_PATHS.get(scope["path"], scope["path"])
         if scope["type"] == "websocket":
             await self._websockets(scope, receive, send)
-        elif scope["path"].startswith(SLIM_PREFIX) and scope["path"] != OPENAPI_PATH:
+        elif scope["path"].startswith(SLIM_PREFIXES) and scope["path"] != OPENAPI_PATH:
             await self.slim(scope, receive, send, gateway)
         else:
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in STRIPPED_HEADERS]

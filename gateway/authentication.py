@@ -7,13 +7,15 @@ from datetime import datetime
 from billing.principals import Principal
 from gateway.errors import InvalidApiKeyError
 
+# Anthropic's and Google's.
+KEY_HEADERS = frozenset({b"x-api-key", b"x-goog-api-key"})
 WHERE_TO_GET = "Keys are issued in Admin > Keys, or by `manage.py create_api_key`."
 
 
 def authenticate(
     *, headers: Iterable[tuple[bytes, bytes]], principals: Mapping[bytes, Principal], now: datetime
 ) -> Principal:
-    """The principal of `Authorization: Bearer` (or `x-api-key`); raises InvalidApiKeyError.
+    """The principal of `Authorization: Bearer`, `x-api-key` or `x-goog-api-key`; raises InvalidApiKeyError.
 
     The look-up is by the token's SHA-256, so that nothing secret is compared byte by byte.
     """
@@ -32,13 +34,13 @@ def authenticate(
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The token as sent, or nothing. `Authorization` wins over `x-api-key`."""
+    """The token as sent, or nothing. `Authorization` wins over the others."""
     api_key = b""
     for name, value in headers:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
             if scheme.lower() == b"bearer":
                 return token.strip()
-        elif name == b"x-api-key":
+        elif name in KEY_HEADERS:
             api_key = value.strip()
     return api_key

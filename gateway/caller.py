@@ -106,7 +106,7 @@ class Turn:
 
     def refused(self, request_id: str) -> SlimResponse:
         assert self.refusal is not None
-        return error_response(self.refusal, path=self._scope["path"], request_id=request_id)
+        return error_response(self.refusal, scope=self._scope, request_id=request_id)
 
     async def response(self, request_id: str) -> SlimResponse:
         """Never raises. The body is let go of here: an open stream does not keep it."""

@@ -1,5 +1,8 @@
 """What the operations of all APIs share: who asks, and a request from its bytes to the started answer."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import orjson
 from django.http import HttpRequest, HttpResponseBase
 
@@ -21,6 +24,7 @@ from gateway.surfaces.translation import Circumstances, Surface, Translation
 from gateway.token_counts import TokenCount
 
 COUNT_HEADER = "x-gateway-token-count"
+IN_THE_BODY: Mapping[str, Any] = {}
 
 
 async def create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
@@ -41,11 +45,17 @@ async def create(request: HttpRequest, *, surface: str) -> HttpResponseBase:
     return CompletionResponse(await answer.reply(), answer)
 
 
-async def create_translated(request: HttpRequest, *, surface: Surface) -> HttpResponseBase:
-    """Answer another API's request as the chat completion that asks for the same."""
+async def create_translated(
+    request: HttpRequest, *, surface: Surface, path: Mapping[str, Any] = IN_THE_BODY
+) -> HttpResponseBase:
+    """Answer another API's request as the chat completion that asks for the same.
+
+    `path` are members that this API has in the path.
+    """
     assert isinstance(request, SlimRequest)
     gateway, principal = entered(request)
-    translation = surface.translate(decode_object(request.body, depth_max=request.json_depth_max))
+    document = decode_object(request.body, depth_max=request.json_depth_max)
+    translation = surface.translate({**document, **path})
     completion = _completion_of(translation, request=request, principal=principal)
     answer = await _answered(request, gateway, principal, completion)
     circumstances = Circumstances(
@@ -59,15 +69,18 @@ async def create_translated(request: HttpRequest, *, surface: Surface) -> HttpRe
         return KeptResponse(put_back.kept(answer, more_headers=more))
     reply = await answer.reply()
     more = surface.more_headers(reply.headers, request.request_id, wall_clock())
-    return CompletionResponse(put_back.reply(reply, more_headers=more), put_back.outbox(answer))
+    said = put_back.reply(reply, more_headers=more)
+    return CompletionResponse(said, answer if said.body is not None else put_back.outbox(answer))
 
 
-async def counted(request: HttpRequest, *, surface: Surface) -> TokenCount:
+async def counted(
+    request: HttpRequest, *, surface: Surface, path: Mapping[str, Any] = IN_THE_BODY
+) -> TokenCount:
     """The tokens of the prompt of a request, which need not say how long its answer may be."""
     assert isinstance(request, SlimRequest)
     gateway, principal = entered(request)
     document = decode_object(request.body, depth_max=request.json_depth_max)
-    translation = surface.translate({**surface.count_defaults, **document})
+    translation = surface.translate({**surface.count_defaults, **document, **path})
     completion = _completion_of(translation, request=request, principal=principal)
     snapshot = gateway.keeper.snapshot
     check_model(principal=principal, model=completion.model, snapshot=snapshot)
@@ -77,14 +90,15 @@ async def counted(request: HttpRequest, *, surface: Surface) -> TokenCount:
 def _completion_of(
     translation: Translation, *, request: SlimRequest, principal: Principal
 ) -> CompletionRequest:
+    is_chat = translation.surface == "chat"
     return read_completion(
-        surface="chat",
+        surface=translation.surface,
         document=translation.document,
-        body=orjson.dumps(portable_chat(translation.document)),
+        body=orjson.dumps(portable_chat(translation.document) if is_chat else translation.document),
         needs_priced=any(budget.is_hard for budget in principal.budgets),
         headers=request.scope["headers"],
         placement=principal.placement,
-        is_translated=True,
+        is_translated=is_chat,
     )
 
 

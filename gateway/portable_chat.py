@@ -9,22 +9,35 @@ Document = Mapping[str, Any]
 CACHE_MARK = "cache_control"
 THINKING = "thinking"
 THINKING_BLOCKS = "thinking_blocks"
+# Where Google's OpenAI-compatible API keeps a call's thought signature.
+EXTRA = "extra_content"
 # Between texts that stood apart.
 JOINTS = {"system": "\n\n", "assistant": ""}
 
 
-def portable_chat(document: Document) -> dict[str, Any]:
+def portable_chat(document: Document, *, keeps_signatures: bool = False) -> dict[str, Any]:
     """A translated request's document for a server that speaks OpenAI's dialect.
 
-    Texts become strings where they can be: every backend's chat template takes those.
+    Texts become strings where they can be: every backend's chat template takes those. Signatures of calls
+    are for their maker alone.
     """
     chat = _without(document, THINKING)
-    chat["messages"] = [_message(message) for message in document["messages"]]
+    chat["messages"] = [
+        _message(message, keeps_signatures=keeps_signatures) for message in document["messages"]
+    ]
     if "tools" in chat:
         chat["tools"] = [
             {**tool, "function": _without(tool["function"], CACHE_MARK)} for tool in chat["tools"]
         ]
     return chat
+
+
+def signature_of(call: Mapping[str, Any]) -> str:
+    """The thought signature that a tool call brought along; empty where it has none."""
+    extra = call.get(EXTRA)
+    google = extra.get("google") if isinstance(extra, Mapping) else None
+    signature = google.get("thought_signature") if isinstance(google, Mapping) else None
+    return signature if isinstance(signature, str) else ""
 
 
 def strict_chat(chat: Document) -> dict[str, Any]:
@@ -36,13 +49,14 @@ def strict_chat(chat: Document) -> dict[str, Any]:
     return strict
 
 
-def _message(message: Document) -> dict[str, Any]:
+def _message(message: Document, *, keeps_signatures: bool) -> dict[str, Any]:
     portable = _without(_without(message, CACHE_MARK), THINKING_BLOCKS)
     content = message["content"]
     if isinstance(content, list):
         portable["content"] = _content(message["role"], [_without(part, CACHE_MARK) for part in content])
     if "tool_calls" in message:
-        portable["tool_calls"] = [_without(call, CACHE_MARK) for call in message["tool_calls"]]
+        calls = [_without(call, CACHE_MARK) for call in message["tool_calls"]]
+        portable["tool_calls"] = calls if keeps_signatures else [_without(call, EXTRA) for call in calls]
     return portable
 
 

@@ -1,4 +1,4 @@
-"""The slim path of /v1: body in, ninja operation, response out, without Django's handler and middleware.
+"""The slim path of the APIs: body in, ninja operation, response out, without Django's handler and middleware.
 
 Django's own handler starts a thread per request and runs each middleware in another; that costs more
 than all the rest of a request (ARCHITECTURE.md, Decisions).
@@ -31,6 +31,7 @@ from gateway.outbox import Outbox
 from gateway.overload import UNCOUNTED, Work
 from gateway.responses import JsonResponse, SlimResponse
 from gateway.surface_answers import TranslatedOutbox
+from gateway.surfaces import gemini_errors
 from gateway.surfaces.messages_errors import error_document, error_status
 from gateway.surfaces.messages_headers import anthropic_headers
 
@@ -49,6 +50,9 @@ logger = structlog.get_logger(__name__)
 METHOD_NOT_ALLOWED = 405
 # Below it failures have the shape of Anthropic's API.
 MESSAGES_PATH = "/v1/messages"
+# And here that of Google's, which newer clients of theirs leave out of the path.
+GOOGLE_PATH, MODELS_PATH = "/v1beta/", "/v1/models"
+GOOGLE_KEY_HEADER = b"x-goog-api-key"
 # Views of fixed paths, resolved once; the bound keeps invented paths from growing it.
 VIEWS_MAX = 64
 
@@ -97,7 +101,7 @@ class SlimRequest(HttpRequest):
 
 
 class SlimHandler:
-    """An ASGI application for the paths below /v1/.
+    """An ASGI application for the paths below /v1/ and /v1beta/.
 
     `operations`, by path and method, are called as they are; others through ninja's view of their path.
     """
@@ -127,7 +131,7 @@ class SlimHandler:
             try:
                 body = await self._body(scope, receive)
             except GatewayError as error:
-                refusal = error_response(error, path=scope["path"], request_id=request_id)
+                refusal = error_response(error, scope=scope, request_id=request_id)
                 await self._send(send, refusal, request_id)
                 return
             # From here on the next message can only be the disconnect.
@@ -189,7 +193,7 @@ class SlimHandler:
             error = InternalError("Something failed inside the gateway; its log has the request id.")
         else:
             return response
-        return error_response(error, path=request.path, request_id=request_id)
+        return error_response(error, scope=scope, request_id=request_id)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""
@@ -248,15 +252,23 @@ class SlimHandler:
             outbox.abandon()
 
 
-def error_response(error: GatewayError, *, path: str, request_id: str) -> JsonResponse:
+def is_google(scope: Scope) -> bool:
+    """Whether one of Google's clients asks: OpenAI's post nothing to models, and have no such header."""
+    if not scope["path"].startswith(MODELS_PATH):
+        return bool(scope["path"].startswith(GOOGLE_PATH))
+    return scope["method"] == "POST" or any(name == GOOGLE_KEY_HEADER for name, _ in scope["headers"])
+
+
+def error_response(error: GatewayError, *, scope: Scope, request_id: str) -> JsonResponse:
     """The refusal in the words of the API that was asked; counted."""
     metrics.failures(error.code).untold += 1
     headers = tuple(error.headers)
-    if path.startswith(MESSAGES_PATH):
+    if scope["path"].startswith(MESSAGES_PATH):
         headers += anthropic_headers(headers, request_id, wall_clock())
         body = error_document(error, request_id=request_id)
         return JsonResponse(body, status=error_status(error), headers=headers)
-    return JsonResponse(error_body(error), status=error.http_status, headers=headers)
+    body = gemini_errors.error_document(error) if is_google(scope) else error_body(error)
+    return JsonResponse(body, status=error.http_status, headers=headers)
 
 
 def body_too_large(limit_bytes: int) -> RequestTooLargeError:

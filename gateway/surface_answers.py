@@ -59,12 +59,16 @@ class PutBack:
         return Reply(headers=(*reply.headers, *more_headers), body=body)
 
     def outbox(self, outbox: Outbox) -> TranslatedOutbox:
-        return TranslatedOutbox(outbox, self.translation.stream(self.circumstances))
+        return TranslatedOutbox(outbox, self._translator())
 
     def kept(self, kept: KeptAnswer, *, more_headers: Headers) -> KeptAnswer:
         """The kept answer is the chat's; the same words come of it again."""
         if kept.is_stream:
-            body = self.translation.stream(self.circumstances).feed(kept.body)
+            body = self._translator().feed(kept.body)
         else:
             body = self.translation.answer(kept.body, self.circumstances)
         return replace(kept, headers=(*kept.headers, *more_headers), body=body)
+
+    def _translator(self) -> StreamTranslator:
+        assert self.translation.stream is not None, "only what can be streamed is"
+        return self.translation.stream(self.circumstances)

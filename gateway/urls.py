@@ -3,11 +3,13 @@ from django.urls import include, path
 
 from gateway import experiment_pages, pages, views
 from gateway.api import api
+from gateway.google_api import api as google_api
 from gateway.litellm_api import api as litellm_api
 
 urlpatterns = [
     path("", pages.show_landing, name="landing"),
     path("v1/", api.urls),
+    path("v1beta/", google_api.urls),
     path("health", views.health, name="health"),
     path("health/live", views.health_live),
     path("health/ready", views.health_ready),

@@ -23,7 +23,7 @@ from gateway.dialects.dialect import (
     unsupported,
 )
 from gateway.errors import InvalidRequestError
-from gateway.portable_chat import portable_chat
+from gateway.portable_chat import portable_chat, signature_of
 
 MAKER = "Gemini"
 CHAT_MEMBERS = frozenset(
@@ -107,7 +107,9 @@ def generation(model: str) -> tuple[int, int]:
 def gemini_request(call: Call) -> dict[str, Any]:
     """The generateContent request. Raises UnsupportedError or InvalidRequestError where there is none."""
     # Marks for caches and Anthropic's words for thinking mean nothing there; the effort does.
-    document = portable_chat(call.document) if call.request.is_translated else call.document
+    document = (
+        portable_chat(call.document, keeps_signatures=True) if call.request.is_translated else call.document
+    )
     if call.request.surface != "chat":
         raise unsupported("model", maker=MAKER, hint="it has chats and embeddings; use another model")
     members.check_members(document, translated=CHAT_MEMBERS, maker=MAKER)
@@ -165,7 +167,7 @@ class _Conversation:
         for given, call_id, name, arguments in members.tool_calls(message, param=param):
             self._names[call_id] = name
             call = {"name": name, "args": arguments, **({"id": call_id} if call_id else {})}
-            signature = gemini_answers.signature_of(given)
+            signature = signature_of(given)
             if not signature and is_first and self._needs_signatures:
                 signature = SIGNATURE_LOST
             signed = {"thoughtSignature": signature} if signature else {}

@@ -107,14 +107,6 @@ def openai_usage(metadata: object) -> dict[str, Any] | None:
     }
 
 
-def signature_of(call: Mapping[str, Any]) -> str:
-    """The thought signature that a tool call brought along; empty where it has none."""
-    extra = call.get("extra_content")
-    google = extra.get("google") if isinstance(extra, Mapping) else None
-    signature = google.get("thought_signature") if isinstance(google, Mapping) else None
-    return signature if isinstance(signature, str) else ""
-
-
 class GeminiTranslator:
     """One stream's state: how many calls each candidate made, what was used, and who has ended."""
 

@@ -6,17 +6,22 @@ from typing import Any
 
 import orjson
 
+from gateway.portable_chat import signature_of
 from gateway.surfaces.chat_answer import calls_of, said_of
 from gateway.surfaces.translation import Circumstances
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Call:
-    """`told` characters of the arguments are sent on; it may not go on once it `is_closed`."""
+    """`told` characters of the arguments are sent on; it may not go on once it `is_closed`.
+
+    `signature` is what Google's models want back with it.
+    """
 
     id: str
     name: str
     arguments: str = ""
+    signature: str = ""
     told: int = 0
     is_closed: bool = False
 
@@ -53,6 +58,7 @@ class CallTable:
             call = self._latest[index] = Call(id=given, name=said_of(function, "name"))
             self._count += 1
         call.arguments += said_of(function, "arguments")
+        call.signature = call.signature or signature_of(said)
         return call, is_new
 
 
@@ -63,7 +69,7 @@ def whole_calls(message: Mapping[str, Any], circumstances: Circumstances) -> lis
         function = said.get("function") or {}
         call_id = said_of(said, "id") or _new_id(circumstances, number)
         name, arguments = said_of(function, "name"), said_of(function, "arguments")
-        calls.append(Call(id=call_id, name=name, arguments=arguments))
+        calls.append(Call(id=call_id, name=name, arguments=arguments, signature=signature_of(said)))
     return calls
 
 

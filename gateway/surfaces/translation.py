@@ -30,11 +30,15 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
-    """`document` is the chat completion; `answer` makes the plain body of its answer, `stream` its events."""
+    """`document` is the chat completion; `answer` makes the plain body of its answer, `stream` its events.
+
+    Embeddings are another `surface` of OpenAI's, and are not streamed.
+    """
 
     document: Mapping[str, Any]
     answer: Callable[[bytes, Circumstances], bytes]
-    stream: Callable[[Circumstances], StreamTranslator]
+    stream: Callable[[Circumstances], StreamTranslator] | None = None
+    surface: str = "chat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

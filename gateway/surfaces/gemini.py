@@ -1,0 +1,55 @@
+"""Google's Gemini API as surfaces: to generate content and to embed it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from gateway.surfaces.gemini_answer import embeddings_of_answer, response_of_answer
+from gateway.surfaces.gemini_request import (
+    chat_of_generate,
+    counted_request,
+    embedding_input,
+    shows_thinking,
+)
+from gateway.surfaces.gemini_stream import GenerateStream
+from gateway.surfaces.translation import Headers, Surface, Translation
+
+
+def translate_generate(document: Mapping[str, Any]) -> Translation:
+    """Raises InvalidRequestError that names the member in the wrong."""
+    shows = shows_thinking(document)
+    return Translation(
+        document=chat_of_generate(document),
+        answer=partial(response_of_answer, shows_thinking=shows),
+        stream=partial(GenerateStream, shows_thinking=shows),
+    )
+
+
+def translate_counted(document: Mapping[str, Any]) -> Translation:
+    """The request whose prompt is counted, with the model of the path."""
+    return translate_generate({**counted_request(document), "model": document.get("model")})
+
+
+def translate_embedding(document: Mapping[str, Any], *, is_batch: bool) -> Translation:
+    """Raises InvalidRequestError that names the member in the wrong."""
+    return Translation(
+        surface="embeddings",
+        document=embedding_input(document),
+        answer=partial(embeddings_of_answer, is_batch=is_batch),
+    )
+
+
+def _no_headers(_headers: Headers, _request_id: str, _now: datetime) -> Headers:
+    """A response has those of a chat."""
+    return ()
+
+
+GENERATE = Surface(translate=translate_generate, more_headers=_no_headers, count_defaults={})
+COUNT = Surface(translate=translate_counted, more_headers=_no_headers, count_defaults={})
+EMBED = Surface(
+    translate=partial(translate_embedding, is_batch=False), more_headers=_no_headers, count_defaults={}
+)
+BATCH_EMBED = Surface(
+    translate=partial(translate_embedding, is_batch=True), more_headers=_no_headers, count_defaults={}
+)
