@@ -20,6 +20,9 @@ from clusters.verifying.signatures import BASE_LINE_BREAKS, COMPONENTS, content_
 
 SESSIONS_MAX = 2_000
 AUTHORIZATION = "authorization"
+CONCEALED = "(concealed)"
+# Fewer say nothing of a secret, and end many a word.
+SECRET_BEGINNING_CHARACTERS = 6
 _KEY_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -174,6 +177,18 @@ def build_tls_identity(*, auth_type: str, secrets: Sequence[tuple[str, str, str]
     return TlsIdentity(ca_pem=ca_pem, ca_expires_at=ca_expires_at) if ca_pem else None
 
 
+def concealed(text: str, *, signer: Signer) -> str:
+    """The text without the secrets that this signer sends: an upstream may repeat them in a refusal.
+
+    A text that was cut ends before the beginning of one.
+    """
+    for secret in _sent_secrets(signer):
+        text = text.replace(secret, CONCEALED)
+        for length in range(len(secret) - 1, SECRET_BEGINNING_CHARACTERS - 1, -1):
+            text = text.removesuffix(secret[:length])
+    return text
+
+
 def check_pem(*, purpose: str, plaintext: str) -> None:
     """Raise `SigningError` unless the text is what a secret of this purpose must be."""
     try:
@@ -235,6 +250,14 @@ def ssl_context(*, tls: TlsIdentity | None) -> ResumingContext:
             file.flush()
             context.load_cert_chain(file.name)
     return context
+
+
+def _sent_secrets(signer: Signer) -> tuple[str, ...]:
+    if isinstance(signer, BearerSigner):
+        return (signer.token,)
+    if isinstance(signer, SigV4Signer):
+        return tuple(filter(None, (signer.access_key_id, signer.session_token)))
+    return ()
 
 
 def _expiry(pem: str) -> datetime:

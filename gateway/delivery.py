@@ -8,10 +8,11 @@ from msgspec import Struct
 
 from billing.entries import Settlement
 from billing.group_commit import GroupCommit
+from clusters.signing import concealed
 from gateway.accounting import NOTHING_USED, settlement_of
 from gateway.attempt import Attempt, Reader
 from gateway.dialects.dialect import Call
-from gateway.errors import DrainingError, GatewayError, UpstreamTimeoutError
+from gateway.errors import DrainingError, GatewayError, UpstreamError, UpstreamTimeoutError
 from gateway.events import Observer
 from gateway.metering import estimated_usage
 from gateway.outbox import Headers, Outbox, Reply
@@ -160,6 +161,12 @@ class Delivery:
             if not call.request.is_stream:
                 return await self.reader.read_plain(attempt, answer)
             await self.reader.relay_stream(attempt, answer, outbox, patience, headers)
+        except UpstreamError as fault:
+            # What it says of itself may repeat what it was sent.
+            fault.message = concealed(fault.message, signer=key.signer if key else target.signer)
+            fault.args = (fault.message,)
+            raise
+        else:
             return b""
         finally:
             await self.sender.end(response, key)

@@ -74,6 +74,10 @@ def logging_config(*, level: str) -> None:
             "loggers": {
                 "uvicorn.access": {"level": "WARNING"},
                 "httpx": {"level": "WARNING"},
+                # At DEBUG they write the headers of others, in which a secret may be repeated.
+                "httpcore": {"level": "WARNING"},
+                "botocore": {"level": "WARNING"},
+                "websockets": {"level": "WARNING"},
                 "celery.redirected": {"level": "WARNING"},
             },
         }

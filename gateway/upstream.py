@@ -15,7 +15,7 @@ import httpx
 from msgspec import Struct
 
 from clusters.endpoint import EndpointError, check_address, expanded_addresses
-from clusters.signing import ResumingContext, ssl_context
+from clusters.signing import ResumingContext, concealed, ssl_context
 from gateway.connection import AnswerError
 from gateway.connection_pool import ConnectionPool
 from gateway.errors import (
@@ -361,10 +361,10 @@ async def _refusal(answer: Answer, target: Target, *, now_s: int) -> UpstreamFai
     status, cluster = answer.status, target.deployment.cluster
     wait_s = retry_after_s(_headers(answer), now_s=now_s)
     if status in UpstreamRefusedError.PASSED_ON:
-        return _request_refused(answer, await _error_body(answer), target, now_s=now_s)
+        return _request_refused(answer, await _error_body(answer, target), target, now_s=now_s)
     if status == httpx.codes.TOO_MANY_REQUESTS:
         # Google says in the body how long to wait.
-        parts = dialect_of(target.backend).error_parts(await _error_body(answer))
+        parts = dialect_of(target.backend).error_parts(await _error_body(answer, target))
         wait_s = wait_s or min(parts.retry_after_s, WAIT_S_MAX) or 1.0
         busy = OverloadedError(f"Cluster {cluster} is at its rate limit.", retry_after_s=wait_s)
         return UpstreamFailure(busy, is_sent=True, retry_after_s=wait_s)
@@ -411,8 +411,8 @@ def _credential_refused(cluster: str, status: int) -> UpstreamFailure:
     return UpstreamFailure(UpstreamAuthError(message), is_sent=True)
 
 
-async def _error_body(answer: Answer) -> bytes:
-    """The body of a refusal, or its beginning; empty where it breaks off."""
+async def _error_body(answer: Answer, target: Target) -> bytes:
+    """The body of a refusal, or its beginning, without our secrets; empty where it breaks off."""
     body = b""
     try:
         while len(body) <= ERROR_BODY_BYTES_MAX and (chunk := await answer.read()):
@@ -421,7 +421,7 @@ async def _error_body(answer: Answer) -> bytes:
         body = b""
     finally:
         await answer.aclose()
-    return body
+    return concealed(body.decode("latin-1"), signer=target.signer).encode("latin-1")
 
 
 def _transport_failure(error: httpx.TransportError, *, target: Target, now_s: int) -> UpstreamFailure:

@@ -14,8 +14,10 @@ from clusters.signing import (
     build_signer,
     build_tls_identity,
     check_pem,
+    concealed,
     ssl_context,
 )
+from clusters.sigv4 import SigV4Signer
 from tests.clusters.rows import CANARY, certificate_and_key
 from tests.clusters.verifying.requests import NOW_S, REQUEST, signed
 
@@ -171,3 +173,21 @@ def test_pem_is_checked():
             check_pem(purpose=purpose, plaintext=text)
         assert CANARY not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Bearer tok-1234567890 is wrong", "Bearer (concealed) is wrong"),
+        ("cut: tok-1234567", "cut: "),
+        ("a word of ours: tok-", "a word of ours: tok-"),
+    ],
+)
+def test_token_that_an_upstream_repeats_is_concealed(said, shown):
+    assert concealed(said, signer=BearerSigner("tok-1234567890")) == shown
+
+
+def test_access_key_that_an_upstream_repeats_is_concealed():
+    signer = SigV4Signer.of_text("AKIA0123456789ABCDEF:" + "s" * 40, region="")
+
+    assert concealed("Credential=AKIA0123456789ABCDEF/2030", signer=signer) == "Credential=(concealed)/2030"

@@ -156,6 +156,17 @@ def open_staff_session():
     return f"{settings.SESSION_COOKIE_NAME}={session.session_key}"
 
 
+def put_administrator(*, username, password):
+    User.objects.create_superuser(username=username, password=password)
+
+
+def put_warnings(*, key_id, webhook, email):
+    """Who is told from one percent on of what the key's budgets allow."""
+    Budget.objects.filter(key_id=UUID(key_id)).update(
+        warning_percents=[1], warning_webhook=webhook, warning_emails=[email]
+    )
+
+
 def get_cluster(*, name):
     cluster = Cluster.objects.get(name=name)
     woken = Waking.objects.filter(cluster=cluster).first() or Waking()
@@ -324,6 +335,8 @@ CALLS = {
         tick,
         get_cluster,
         open_staff_session,
+        put_administrator,
+        put_warnings,
         issue_key,
         override_budgets,
         revoke_key,
