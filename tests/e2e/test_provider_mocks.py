@@ -1,12 +1,19 @@
-"""Provider mocks that others wrote, unchanged, as upstreams: run where one is named in the environment.
+"""Provider mocks that others wrote, unchanged, as upstreams.
 
-`npx -p @copilotkit/aimock llmock -p 4010 -f node_modules/@copilotkit/aimock/fixtures` and AIMOCK_URL, or
-`llmock serve --port 4011` (PyPI) and LLMOCK_URL.
+llmock (PyPI) is started here. aimock runs where AIMOCK_URL names one:
+`npx -p @copilotkit/aimock llmock -p 4010 -f node_modules/@copilotkit/aimock/fixtures`.
 """
 
 import os
+import socket
+import subprocess
+import sys
+from urllib.parse import urlsplit
 
 import pytest
+
+from tests.e2e.fleet import wait_until
+from tests.fakes.gateway_server import START_S_MAX, STOP_S_MAX, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -28,6 +35,7 @@ WEATHER = {
 }
 
 
+LLMOCK = "from llmock.cli import app; app()"
 # Where llmock has each provider.
 LLMOCK_PATHS = {
     "openai": "",
@@ -40,13 +48,38 @@ LLMOCK_PATHS = {
 }
 
 
-def asking(fleet, variable, provider, *, path=""):
+@pytest.fixture(scope="module")
+def aimock_url():
+    return os.environ.get("AIMOCK_URL") or pytest.skip("AIMOCK_URL names no mock")
+
+
+@pytest.fixture(scope="module")
+def llmock_url():
+    url = f"http://127.0.0.1:{free_port()}"
+    options = ("--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--log-level", "warning")
+    process = subprocess.Popen([sys.executable, "-c", LLMOCK, "serve", *options])
+    try:
+        wait_until(lambda: process.poll() is not None or is_open(url), within_s=START_S_MAX)
+        assert process.poll() is None
+        yield url
+    finally:
+        process.terminate()
+        process.wait(STOP_S_MAX)
+
+
+def is_open(url):
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def asking(fleet, url, provider):
     """A key that may ask this mock as that provider."""
-    url = os.environ.get(variable)
-    if not url:
-        pytest.skip(f"{variable} names no mock")
     values = {"kind": "provider", "auth_type": "bearer", **PROVIDERS.get(provider, PROVIDERS["openai"])}
-    fleet.add_cluster(endpoint=url + path, secret={"a": AWS_KEY}, **values)
+    fleet.add_cluster(endpoint=url, secret={"a": AWS_KEY}, **values)
     key = fleet.issue_key()
     fleet.ready()
     return key
@@ -57,8 +90,8 @@ def said(chunks):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_aimock_says_the_same_plain_and_streamed(fleet, provider):
-    key = asking(fleet, "AIMOCK_URL", provider)
+def test_aimock_says_the_same_plain_and_streamed(fleet, aimock_url, provider):
+    key = asking(fleet, aimock_url, provider)
 
     plain = fleet.ask(key, text="hello").choices[0]
     chunks = list(fleet.ask(key, text="hello", stream=True))
@@ -70,8 +103,8 @@ def test_aimock_says_the_same_plain_and_streamed(fleet, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_aimock_calls_a_tool_plain_and_streamed(fleet, provider):
-    key = asking(fleet, "AIMOCK_URL", provider)
+def test_aimock_calls_a_tool_plain_and_streamed(fleet, aimock_url, provider):
+    key = asking(fleet, aimock_url, provider)
 
     plain = fleet.ask(key, text="Weather?", tools=[WEATHER]).choices[0]
     chunks = list(fleet.ask(key, text="Weather?", tools=[WEATHER], stream=True))
@@ -86,8 +119,8 @@ def test_aimock_calls_a_tool_plain_and_streamed(fleet, provider):
 
 
 @pytest.mark.parametrize("provider", LLMOCK_PATHS)
-def test_llmock_says_something_plain_and_streamed(fleet, provider):
-    key = asking(fleet, "LLMOCK_URL", provider, path=LLMOCK_PATHS[provider])
+def test_llmock_says_something_plain_and_streamed(fleet, llmock_url, provider):
+    key = asking(fleet, llmock_url + LLMOCK_PATHS[provider], provider)
 
     plain = fleet.ask(key).choices[0]
     chunks = list(fleet.ask(key, stream=True))
