@@ -204,6 +204,7 @@ class Scene:
         row = self.control.call("load_rows", key_id=self.key.id)[0]
         asked = [
             *((path, own) for path in ("/v1/models", f"/v1/models/{self.models[0]}", "/v1/usage", "/v1/")),
+            (f"/v1beta/models/{self.models[0]}", own),
             *((path, own) for path in (f"/v1/requests/{row['request_id']}", "/v1/responses/resp_none")),
             *(
                 (path, {})
