@@ -2,9 +2,7 @@
 
 import contextlib
 import re
-import secrets
 import socket
-import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +15,10 @@ import psycopg
 import pytest
 import websockets.sync.client
 from django.core.management import get_commands
-from django.utils import timezone
 
-from tests.clusters.rows import certificate_and_key
 from tests.e2e.crawl import all_routes, crawl, log_in, route_of
 from tests.e2e.fleet import Fleet, Key, wait_until
-from tests.fakes.canaries import given_canary, private_key_canary, shown, text_canary
+from tests.fakes.canaries import Canaries, given_canary, shown
 from tests.fakes.careless_provider import repeat
 from tests.fakes.gateway_server import ROOT, Control, RunningGateway, new_databases
 from tests.fakes.provider_server import run_provider
@@ -71,47 +67,6 @@ ROW_PAGES = ("", "change/", "delete/", "history/")
 ROW = re.compile(r"/admin/(\w+)/(\w+)/(?!0{8}-)[^/?]+/change/")
 INPUT = re.compile(r'<input type="(?:hidden|text|number)" name="([^"]+)"(?: value="([^"]*)")?')
 SELECT = re.compile(r'<select name="([^"]+)"[^>]*>(.*?)</select>', re.DOTALL)
-
-
-class Canaries:
-    """All kinds of secrets that a gateway is given, by name."""
-
-    def __init__(self, folder):
-        names = ("openai a", "openai b", "openai c", "claude", "gemini", "azure", "own token", "wake token")
-        server_names = ("SECRET_KEY", "GATEWAY_ENCRYPTION_KEYS", "GATEWAY_MASTER_KEY")
-        server_names += ("GATEWAY_WEBHOOK_SECRET", "mail password")
-        texts = [text_canary(name, before="sk-") for name in (*names, "hmac k1", "hmac k2", "password")]
-        texts += [text_canary(name, after="0123456789abcdefghijkl+") for name in server_names]
-        aws_id = secrets.token_hex(8).upper()
-        aws = (
-            given_canary("aws id", text=f"AKIA{aws_id}", core=aws_id),
-            text_canary("aws secret", before="abcd/+", after="ef"),
-        )
-        self.certificate, pem = certificate_and_key(now=timezone.now())  # noqa: TID251 -- TLS reads the clock
-        self.by_name = {canary.name: canary for canary in (*texts, *aws)}
-        self.by_name["mtls key"] = private_key_canary("mtls key", pem=pem)
-        self.aws_text = f"{aws[0].text}:{aws[1].text}"
-        self.server_certificate, server_key = certificate_and_key(now=timezone.now())  # noqa: TID251 -- as above
-        (folder / "chain.pem").write_text(self.server_certificate + server_key)
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(folder / "chain.pem")
-        self.context.verify_mode = ssl.CERT_REQUIRED
-        self.context.load_verify_locations(cadata=self.certificate)
-
-    def __getitem__(self, name):
-        return self.by_name[name].text
-
-    @property
-    def all(self):
-        return list(self.by_name.values())
-
-    def environment(self, *, mail_port):
-        names = ("SECRET_KEY", "GATEWAY_ENCRYPTION_KEYS", "GATEWAY_MASTER_KEY", "GATEWAY_WEBHOOK_SECRET")
-        mail = f"smtp://mailer:{self['mail password']}@127.0.0.1:{mail_port}"
-        given = {"EMAIL_URL": mail, "GATEWAY_WEBHOOK_PRIVATE": "1", "LOG_LEVEL": "DEBUG"}
-        # As it is shipped: the tests' own settings keep passwords in another way.
-        given["DJANGO_SETTINGS_MODULE"] = "gateway.settings"
-        return {**given, **{name: self[name] for name in names}}
 
 
 class Scene:
