@@ -254,9 +254,11 @@ class SlimHandler:
 
 def is_google(scope: Scope) -> bool:
     """Whether one of Google's clients asks: OpenAI's post nothing to models, and have no such header."""
-    if not scope["path"].startswith(MODELS_PATH):
-        return bool(scope["path"].startswith(GOOGLE_PATH))
-    return scope["method"] == "POST" or any(name == GOOGLE_KEY_HEADER for name, _ in scope["headers"])
+    path: str = scope["path"]
+    if not path.startswith(MODELS_PATH):
+        return path.startswith(GOOGLE_PATH)
+    is_called = scope["method"] == "POST" and path != MODELS_PATH
+    return is_called or any(name == GOOGLE_KEY_HEADER for name, _ in scope["headers"])
 
 
 def error_response(error: GatewayError, *, scope: Scope, request_id: str) -> JsonResponse:

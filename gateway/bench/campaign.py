@@ -75,8 +75,9 @@ class Campaign:
                 sizes = [make(self._grown(clusters, keys)) for clusters, keys in self._plan.growth]
                 growth.measure_growth(scene, sizes, record, self._plan, part="growth")
             if "workers" in setting.parts:
-                sizes = [make(self._working(count)) for count in (1, self._plan.worker_count)]
-                growth.measure_growth(scene, sizes, record, self._plan, part="workers")
+                counts = (1, self._plan.worker_count)
+                sizes = [make(self._working(count)) for count in counts]
+                growth.measure_growth(scene, sizes, record, self._plan, part="workers", worker_counts=counts)
 
     def _measure_alone(self, part: str, scene: Scene, subjects: Sequence[Subject]) -> None:
         if part == "start":

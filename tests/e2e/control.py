@@ -66,7 +66,7 @@ def now():
 # --- Writes, through the packages' own doors.
 
 
-def add_cluster(*, name, values, model, deployment, price, secret, certificates):
+def add_cluster(*, name, values, model, deployment, price, secret, certificates=None):
     """A cluster with one deployment; `price` is (input, output) in micro-USD per million tokens.
 
     `secret` are secrets of its authentication by label, `certificates` what TLS needs by purpose.

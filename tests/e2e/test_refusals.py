@@ -208,7 +208,7 @@ def test_chunked_body_above_the_limit_is_a_413(entered):
         ("PUT", "/v1/embeddings", "POST"),
         ("OPTIONS", "/v1/completions", "POST"),
         ("POST", "/v1/models", "GET"),
-        ("PATCH", "/v1/models/x", "GET"),
+        ("PATCH", "/v1/models/x", "GET, POST"),
     ],
 )
 def test_wrong_method_is_a_405(entered, method, path, allowed):
