@@ -119,7 +119,8 @@ def _add_user(conversation: Conversation, content: Members, calls: _OpenCalls) -
             # Results belong right after their calls, whatever stands before them here.
             response = camel(part.member("functionResponse"))
             result = orjson.dumps(response.member("response").document).decode()
-            conversation.add_tool_result(call_id=calls.take(response), text=result, media=())
+            media = [shown for given in response.items("parts") for shown in _shown(camel(given))]
+            conversation.add_tool_result(call_id=calls.take(response), text=result, media=media)
         else:
             shown += _shown(part)
     if shown:
@@ -138,7 +139,7 @@ def _shown(part: Members) -> Iterable[Part]:
 
 
 def _medium(data: Members) -> Part:
-    mime_type, text = data.text("mimeType"), data.text("data")
+    mime_type, text = data.text("mimeType"), _standard_base64(data.text("data"))
     url = f"data:{mime_type};base64,{text}"
     if mime_type.startswith("image/"):
         return image_part(url)
@@ -154,6 +155,11 @@ def _medium(data: Members) -> Part:
         except (binascii.Error, UnicodeDecodeError):
             raise data.wrong("data", "must be text in UTF-8, encoded as base64") from None
     raise data.unsupported("mimeType", f"`{mime_type}` cannot be passed on to the model")
+
+
+def _standard_base64(text: str) -> str:
+    """Google takes either alphabet, padded or not, and its SDK sends that of URLs; backends take this one."""
+    return text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4)
 
 
 def _file(data: Members) -> Part:

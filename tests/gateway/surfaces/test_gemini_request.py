@@ -130,6 +130,35 @@ def test_media_travel_as_a_chat_has_them():
     ]
 
 
+@pytest.mark.parametrize("data", ["-__-AA==", "-__-AA", "+//+AA=="])
+def test_media_are_in_the_base64_that_backends_take(data):
+    [message] = portable(user({"inlineData": {"mimeType": "image/png", "data": data}}))["messages"]
+
+    assert message["content"] == [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,+//+AA=="}}
+    ]
+
+
+def test_pictures_of_a_function_follow_its_result():
+    picture = {"inline_data": {"mime_type": "image/png", "data": "AAAA"}}
+    response = responded("f")
+    response["functionResponse"]["parts"] = [picture]
+
+    messages = portable(user(text("Hi")), model(called("f")), user(response, text("And?")))["messages"]
+
+    assert messages[2:] == [
+        {"role": "tool", "tool_call_id": "call_0", "content": '{"sky":"clear"}'},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What tool call call_0 returned besides text:"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "text", "text": "And?"},
+            ],
+        },
+    ]
+
+
 def test_calls_without_ids_are_answered_in_their_order():
     conversation = [
         user(text("Hi")),
