@@ -16,11 +16,11 @@ from gateway.surfaces.gemini_stream import GenerateStream
 from gateway.surfaces.translation import Headers, Surface, Translation
 
 
-def translate_generate(document: Mapping[str, Any]) -> Translation:
+def translate_generate(document: Mapping[str, Any], *, is_answered: bool = True) -> Translation:
     """Raises InvalidRequestError that names the member in the wrong."""
     shows = shows_thinking(document)
     return Translation(
-        document=chat_of_generate(document),
+        document=chat_of_generate(document, is_answered=is_answered),
         answer=partial(response_of_answer, shows_thinking=shows),
         stream=partial(GenerateStream, shows_thinking=shows),
     )
@@ -28,7 +28,8 @@ def translate_generate(document: Mapping[str, Any]) -> Translation:
 
 def translate_counted(document: Mapping[str, Any]) -> Translation:
     """The request whose prompt is counted, with the model of the path."""
-    return translate_generate({**counted_request(document), "model": document.get("model")})
+    counted = {**counted_request(document), "model": document.get("model")}
+    return translate_generate(counted, is_answered=False)
 
 
 def translate_embedding(document: Mapping[str, Any], *, is_batch: bool) -> Translation:

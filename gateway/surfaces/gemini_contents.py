@@ -6,6 +6,7 @@ https://ai.google.dev/api/caching#Content. A call keeps its signature where gate
 import base64
 import binascii
 from collections.abc import Iterable
+from itertools import groupby
 
 import orjson
 
@@ -65,19 +66,24 @@ def camel(members: Members) -> Members:
     return Members({camel_case(name): value for name, value in members.document.items()}, at=members.at)
 
 
-def read_conversation(document: Members) -> Conversation:
-    """`systemInstruction` and `contents`; raises InvalidRequestError for what is wrong or no chat can say."""
+def read_conversation(document: Members, *, is_answered: bool) -> Conversation:
+    """`systemInstruction` and `contents`; raises InvalidRequestError for what is wrong or no chat can say.
+
+    What is not answered, but only counted, may end with what the model said: clients count their history.
+    """
     conversation, calls = Conversation(), _OpenCalls()
     system = document.member_or_none("systemInstruction")
     if system is not None:
         conversation.add_system([text_part(part.text("text")) for part in _parts_of(camel(system))])
     contents = contents_of(document)
-    for content in contents:
-        if content.get("role") is not None and content.choice("role", ROLES) == "model":
-            _add_model(conversation, content, calls)
+    for is_model, turn in groupby(contents, key=_is_model):
+        if is_model:
+            # Google's SDK keeps each event of a stream as a content: pieces of one text.
+            _add_model(conversation, [part for content in turn for part in _parts_of(content)], calls)
         else:
-            _add_user(conversation, content, calls)
-    if contents[-1].get("role") == "model":
+            for content in turn:
+                _add_user(conversation, content, calls)
+    if is_answered and contents[-1].get("role") == "model":
         # Some continue it, some answer it, some repeat it.
         raise contents[-1].unsupported("role", "may not be `model` in the last content")
     return conversation
@@ -96,6 +102,10 @@ def contents_of(document: Members) -> list[Members]:
 def text_of(content: Members) -> str:
     """A content that is all text, as embeddings are asked for."""
     return "".join(part.text("text") for part in _parts_of(content))
+
+
+def _is_model(content: Members) -> bool:
+    return content.get("role") is not None and content.choice("role", ROLES) == "model"
 
 
 def _parts_of(content: Members) -> list[Members]:
@@ -171,11 +181,11 @@ def _file(data: Members) -> Part:
     return image_part(uri)
 
 
-def _add_model(conversation: Conversation, content: Members, calls: _OpenCalls) -> None:
+def _add_model(conversation: Conversation, parts: Iterable[Members], calls: _OpenCalls) -> None:
     texts: list[Part] = []
     thoughts: list[str] = []
     made: list[Part] = []
-    for part in _parts_of(content):
+    for part in parts:
         kind = _kind(part)
         if kind == "text" and part.flag("thought"):
             thoughts.append(part.text("text"))

@@ -73,13 +73,13 @@ EFFORT_MOST = "high"
 LEVELS = ("minimal", "low", "medium", "high")
 
 
-def chat_of_generate(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The chat completion; raises InvalidRequestError that names the member in the wrong."""
+def chat_of_generate(given: Mapping[str, Any], *, is_answered: bool = True) -> dict[str, Any]:
+    """The chat completion, or one to count; raises InvalidRequestError that names the member in the wrong."""
     document = camel(Members(given))
     document.refuse_if_given(REFUSED)
     chat: dict[str, Any] = {
         "model": document.get("model"),
-        "messages": read_conversation(document).messages,
+        "messages": read_conversation(document, is_answered=is_answered).messages,
         **{name: value for name, value in given.items() if camel_case(name) not in KNOWN},
         **_tools(document),
         **_generation(document),

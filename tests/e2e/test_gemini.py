@@ -1,11 +1,16 @@
 """Google's own SDK as a client of the gateway: generate, stream, call functions, count, embed, be refused."""
 
+import base64
+
 import pytest
 from google import genai
 from google.genai import errors, types
 
 from tests.e2e.fleet import cost_of, token_counts
+from tests.e2e.test_providers import COMPLETION, STREAM
 from tests.fakes.gateway_server import CLIENT_TIMEOUT_S
+from tests.fakes.provider_server import Replay, run_provider
+from tests.gateway.surfaces import chats
 
 pytestmark = pytest.mark.e2e
 
@@ -130,6 +135,53 @@ def test_function_is_called_alike_plain_and_streamed_and_answered(fleet, client,
     assert len(fleet.settled_rows(key, count=3)) == 3
 
 
+def test_streamed_conversation_goes_on_and_its_history_is_counted(fleet, client):
+    said = (
+        chats.chunk({"content": text}, finish=finish) for text, finish in (("Hel", None), ("lo.", "stop"))
+    )
+    pieces = (*said, chats.usage_chunk(), chats.DONE)
+    replays = iter([Replay(pieces=pieces, content_type=STREAM), Replay(document=COMPLETION)])
+    with run_provider(lambda _request: next(replays)) as provider:
+        key = ready_key(fleet, endpoint=provider.url, backend="openai")
+        one = client(key)
+        chat = one.chats.create(model=fleet.model)
+
+        first = "".join(chunk.text or "" for chunk in chat.send_message_stream("Hi"))
+        second = chat.send_message("And?")
+        counted = one.models.count_tokens(model=fleet.model, contents=chat.get_history(curated=True))
+
+    (_, request) = provider.received
+    assert (first, second.text) == ("Hello.", "ok")
+    assert request.document["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "And?"},
+    ]
+    assert counted.total_tokens > 0
+    assert len(fleet.settled_rows(key, count=2)) == 2
+
+
+def test_picture_arrives_as_it_was_sent(fleet, client):
+    picture = bytes(range(256))
+    with run_provider(lambda _request: Replay(document=COMPLETION)) as provider:
+        key = ready_key(fleet, endpoint=provider.url)
+        parts = [types.Part.from_bytes(data=picture, mime_type="image/png"), "What is it?"]
+
+        answer = client(key).models.generate_content(model=fleet.model, contents=parts)
+
+    (request,), (row,) = provider.received, fleet.settled_rows(key, count=1)
+    [message] = request.document["messages"]
+    assert message["content"] == [
+        {
+            "type": "image_url",
+            "image_url": {"url": f"data:image/png;base64,{base64.b64encode(picture).decode()}"},
+        },
+        {"type": "text", "text": "What is it?"},
+    ]
+    assert answer.text == "ok"
+    assert token_counts(row) == (3, 2)
+
+
 def test_texts_are_embedded_in_their_order(fleet, client):
     key = ready_key(fleet)
 
@@ -234,11 +286,15 @@ def test_llamacpp_generates_streams_counts_and_embeds(fleet, client, llama_url):
     plain = models.generate_content(**asked, **config)
     streamed = list(models.generate_content_stream(**asked, **config))
     counted = models.count_tokens(**asked)
+    history = [types.UserContent("the gateway"), plain.candidates[0].content]
+    whole = models.count_tokens(model=fleet.model, contents=history)
     embedded = models.embed_content(**asked)
 
     rows = fleet.settled_rows(key, count=3)
     assert "".join(chunk.text or "" for chunk in streamed) == plain.text
     assert counted.total_tokens == plain.usage_metadata.prompt_token_count
+    assert counted.total_tokens < whole.total_tokens
+    assert whole.sdk_http_response.headers["x-gateway-token-count"] == "exact"
     assert [
         (used.prompt_token_count, used.candidates_token_count)
         for used in (plain.usage_metadata, streamed[-1].usage_metadata)

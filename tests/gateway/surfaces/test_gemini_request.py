@@ -179,6 +179,18 @@ def test_calls_without_ids_are_answered_in_their_order():
     ]
 
 
+def test_pieces_of_a_stream_are_one_message():
+    pieces = [text("Hm", thought=True), text(".", thought=True), text("Hel"), text("lo."), text("")]
+
+    messages = portable(user(text("Hi")), *map(model, pieces), user(text("And?")))["messages"]
+
+    assert messages == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello.", "reasoning_content": "Hm."},
+        {"role": "user", "content": "And?"},
+    ]
+
+
 def test_signature_of_a_call_is_kept_for_its_maker_alone():
     chat = chat_of_generate(
         asked(user(text("Hi")), model(called("f", thoughtSignature="s")), user(responded("f")))
@@ -328,6 +340,15 @@ def test_contents_are_counted_alone_or_within_a_request():
     )
 
     assert alone.document == within.document == chat_of_generate(asked())
+
+
+def test_history_that_ends_with_the_models_words_is_counted():
+    counted = translate_counted(asked(user(text("Hi")), model(text("Hello."))))
+
+    assert portable_chat(counted.document)["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+    ]
 
 
 def test_embeddings_are_asked_for_one_by_one_or_together():
