@@ -58,7 +58,7 @@ async def call_model(request: HttpRequest, name: str) -> HttpResponseBase:
         raise NotFoundError(
             f"There is no method {name!r}: POST models/MODEL:METHOD, one of {', '.join(OPERATIONS)}."
         )
-    return await operation(request, {"model": model})
+    return await operation(request, {"model": model, "stream": False})
 
 
 async def _generate(request: HttpRequest, path: Mapping[str, Any]) -> HttpResponseBase:

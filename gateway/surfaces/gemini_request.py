@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.surfaces.gemini_contents import camel, read_conversation, text_of
-from gateway.surfaces.gemini_schema import camel_case, json_schema
+from gateway.surfaces.gemini_schema import camel_case, closed, is_strict, json_schema
 from gateway.surfaces.members import Members
 
 # Read here, or of no consequence to the answer: labels account for use; what to filter, an upstream decides.
@@ -34,6 +34,7 @@ REFUSED = {
     "n": "is not a member of this API",
     "streamOptions": "is not a member of this API",
 }
+READ = KNOWN | REFUSED.keys()
 # These mean the same in a chat.
 SAMPLING = {
     "temperature": "temperature",
@@ -80,7 +81,7 @@ def chat_of_generate(given: Mapping[str, Any], *, is_answered: bool = True) -> d
     chat: dict[str, Any] = {
         "model": document.get("model"),
         "messages": read_conversation(document, is_answered=is_answered).messages,
-        **{name: value for name, value in given.items() if camel_case(name) not in KNOWN},
+        **{name: value for name, value in given.items() if camel_case(name) not in READ},
         **_tools(document),
         **_generation(document),
     }
@@ -134,11 +135,14 @@ def _tools(document: Members) -> dict[str, Any]:
     choice: object = MODES[calling.choice("mode", MODES)] if calling.get("mode") is not None else "auto"
     allowed = calling.get("allowedFunctionNames")
     if allowed:
-        if not isinstance(allowed, list):
-            raise calling.wrong("allowedFunctionNames", "must be a list of names")
+        declared = {tool["function"]["name"] for tool in tools}
+        if not isinstance(allowed, list) or not all(name in declared for name in allowed):
+            raise calling.wrong("allowedFunctionNames", "must be a list of names of declared functions")
         tools = [tool for tool in tools if tool["function"]["name"] in allowed]
         if choice == "required" and len(tools) == 1:
             choice = {"type": "function", "function": {"name": tools[0]["function"]["name"]}}
+    if choice == "required" and not tools:
+        raise calling.wrong("mode", "may be `ANY` only where functions are declared")
     return {"tools": tools, "tool_choice": choice} if tools else {}
 
 
@@ -175,10 +179,15 @@ def _generation(document: Members) -> dict[str, Any]:
         raise config.unsupported("candidateCount", "may only be 1 here")
     if config.get("responseModalities") not in (None, [], ["TEXT"]):
         raise config.unsupported("responseModalities", "may only be `TEXT` here")
-    chat = {ours: config.get(name) for name, ours in SAMPLING.items() if config.get(name) is not None}
+    chat = {ours: _whole(config.get(name)) for name, ours in SAMPLING.items() if config.get(name) is not None}
     if config.get("maxOutputTokens") is not None:
         chat["max_tokens"] = config.count("maxOutputTokens")
     return chat | _form(config) | _thinking(document)
+
+
+def _whole(value: object) -> object:
+    """Google's SDK sends `topK` as 40.0, which not every backend takes for 40."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _form(config: Members) -> dict[str, Any]:
@@ -187,13 +196,14 @@ def _form(config: Members) -> dict[str, Any]:
     schema = config.member_or_none("responseJsonSchema")
     form = None if schema is None else schema.document
     if form is None and (schema := config.member_or_none("responseSchema")) is not None:
-        form = json_schema(schema.document)
+        form = closed(json_schema(schema.document))
     if kind not in (JSON_TYPE, TEXT_TYPE):
         raise config.unsupported("responseMimeType", f"may only be {JSON_TYPE} or {TEXT_TYPE} here")
     if form is not None and kind != JSON_TYPE:
         raise config.wrong("responseMimeType", f"must be {JSON_TYPE} where a schema is given")
     if form is not None:
-        named = {"name": SCHEMA_NAME, "schema": form, "strict": True}
+        is_kept = form.get("type") == "object" and is_strict(form)
+        named = {"name": SCHEMA_NAME, "schema": form, "strict": is_kept}
         return {"response_format": {"type": "json_schema", "json_schema": named}}
     return {"response_format": {"type": "json_object"}} if kind == JSON_TYPE else {}
 

@@ -1,10 +1,12 @@
 """Google's own SDK as a client of the gateway: generate, stream, call functions, count, embed, be refused."""
 
 import base64
+from enum import Enum
 
 import pytest
 from google import genai
 from google.genai import errors, types
+from pydantic import BaseModel
 
 from tests.e2e.fleet import cost_of, token_counts
 from tests.e2e.test_providers import COMPLETION, STREAM
@@ -25,6 +27,16 @@ WEATHER = types.Tool(
         )
     ]
 )
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Painting(BaseModel):
+    colour: Colour
+    other: Colour | None = None
 
 
 @pytest.fixture
@@ -105,6 +117,16 @@ def test_stream_says_the_same_and_ends_with_reason_and_usage(fleet, client):
     ]
 
 
+def test_path_alone_says_whether_to_stream(fleet, client):
+    key = ready_key(fleet)
+
+    answer = client(key, stream=True).models.generate_content(model=fleet.model, contents="one")
+
+    (row,) = fleet.settled_rows(key, count=1)
+    assert answer.usage_metadata.prompt_token_count == token_counts(row)[0]
+    assert row["is_stream"] is False
+
+
 @pytest.mark.parametrize("names", [None, ["get_weather"]])
 def test_function_is_called_alike_plain_and_streamed_and_answered(fleet, client, names):
     key = ready_key(fleet)
@@ -180,6 +202,45 @@ def test_picture_arrives_as_it_was_sent(fleet, client):
     ]
     assert answer.text == "ok"
     assert token_counts(row) == (3, 2)
+
+
+def test_answer_in_a_form_is_what_the_sdk_reads(fleet, client):
+    message = {"role": "assistant", "content": '{"colour":"red","other":null}'}
+    replay = Replay(document={**COMPLETION, "choices": [{**COMPLETION["choices"][0], "message": message}]})
+    config = types.GenerateContentConfig(
+        response_mime_type="application/json", response_schema=Painting, top_k=40
+    )
+    with run_provider(lambda _request: replay) as provider:
+        key = ready_key(fleet, endpoint=provider.url)
+
+        answer = client(key).models.generate_content(model=fleet.model, contents="Hi", config=config)
+
+    (request,) = provider.received
+    colours = {"enum": ["red", "blue"], "title": "Colour", "type": "string"}
+    assert request.document == {
+        "model": fleet.model,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "top_k": 40,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "answer",
+                "schema": {
+                    "type": "object",
+                    "title": "Painting",
+                    "properties": {
+                        "colour": colours,
+                        "other": {**colours, "enum": ["red", "blue", None], "type": ["string", "null"]},
+                    },
+                    "required": ["colour"],
+                    "additionalProperties": False,
+                },
+                "strict": False,
+            },
+        },
+    }
+    assert b'"top_k":40,' in request.body
+    assert answer.parsed == Painting(colour=Colour.RED)
 
 
 def test_texts_are_embedded_in_their_order(fleet, client):

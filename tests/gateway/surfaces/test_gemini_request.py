@@ -70,7 +70,7 @@ def test_everything_that_has_a_translation_is_translated():
             "frequencyPenalty": 0.2,
             "candidateCount": 1,
             "responseMimeType": "application/json",
-            "responseSchema": schema,
+            "responseSchema": {**schema, "required": ["city"]},
             "thinkingConfig": {"thinkingBudget": 5000, "includeThoughts": True},
         },
         safetySettings=[{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
@@ -78,6 +78,7 @@ def test_everything_that_has_a_translation_is_translated():
     )
 
     wanted = {"type": "object", "properties": {"city": {"type": ["string", "null"]}}}
+    kept = {**wanted, "required": ["city"], "additionalProperties": False}
     assert chat == {
         "model": "m",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
@@ -97,12 +98,23 @@ def test_everything_that_has_a_translation_is_translated():
         "frequency_penalty": 0.2,
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": wanted, "strict": True},
+            "json_schema": {"name": "answer", "schema": kept, "strict": True},
         },
         "reasoning_effort": "medium",
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_members_of_a_chat_do_not_replace_what_is_asked():
+    assert portable(messages=[], n=0, stream_options={}) == portable()
+
+
+@pytest.mark.parametrize("count", [40.0, 40])
+def test_whole_number_is_sent_as_one(count):
+    top_k = chat_of_generate(asked(generationConfig={"topK": count}))["top_k"]
+
+    assert (type(top_k), top_k) == (int, 40)
 
 
 def test_media_travel_as_a_chat_has_them():
@@ -290,6 +302,14 @@ def test_what_has_no_translation_is_refused_by_name(members, param):
             "contents[0].parts[0].inlineData.data",
         ),
         ({"generationConfig": {"maxOutputTokens": 0}}, "generationConfig.maxOutputTokens"),
+        ({"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, "toolConfig.functionCallingConfig.mode"),
+        (
+            {
+                "tools": [{"functionDeclarations": [{"name": "f"}]}],
+                "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f", "g"]}},
+            },
+            "toolConfig.functionCallingConfig.allowedFunctionNames",
+        ),
         ({"generationConfig": {"responseSchema": {}}}, "generationConfig.responseMimeType"),
         (
             {"generationConfig": {"thinkingConfig": {"thinkingBudget": -2}}},
@@ -331,6 +351,61 @@ def test_schema_of_googles_is_json_schema():
             ]
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        (
+            {"type": "STRING", "enum": ["a"], "nullable": True},
+            {"type": ["string", "null"], "enum": ["a", None]},
+        ),
+        (
+            {"any_of": [{"type": "INTEGER"}, {"type": "STRING"}], "nullable": True},
+            {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+        ),
+        ({"type": "STRING", "nullable": False}, {"type": "string"}),
+    ],
+)
+def test_what_may_be_null_may_be_so_in_json_schema(schema, wanted):
+    assert json_schema(schema) == wanted
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_kept"),
+    [
+        ({"properties": {"a": {"type": "STRING"}}, "required": ["a"]}, True),
+        ({"properties": {"a": {"type": "STRING"}}}, False),
+        ({"properties": {"a": {"type": "STRING", "format": "byte"}}, "required": ["a"]}, False),
+        ({"properties": {"a": {"type": "OBJECT"}}, "required": ["a"]}, False),
+        ({"properties": {"a": {"type": "ARRAY", "items": {"type": "OBJECT"}}}, "required": ["a"]}, False),
+        ({"properties": {"a": {"anyOf": [{"type": "OBJECT"}]}}, "required": ["a"]}, False),
+        ({"properties": 1}, False),
+        ({"properties": {}, "required": 1}, False),
+    ],
+)
+def test_form_is_kept_strictly_where_openai_takes_it_so(schema, is_kept):
+    config = {"responseMimeType": "application/json", "responseSchema": {"type": "OBJECT", **schema}}
+
+    chat = chat_of_generate(asked(generationConfig=config))
+
+    assert chat["response_format"]["json_schema"]["strict"] is is_kept
+
+
+def test_json_schema_travels_as_it_came():
+    schema = {
+        "$defs": {"Inner": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+        "type": "object",
+        "properties": {"inner": {"$ref": "#/$defs/Inner"}},
+        "required": ["inner"],
+        "additionalProperties": False,
+    }
+    config = {"responseMimeType": "application/json", "responseJsonSchema": schema}
+
+    chat = chat_of_generate(asked(generationConfig=config))
+
+    named = {"name": "answer", "schema": schema, "strict": False}
+    assert chat["response_format"] == {"type": "json_schema", "json_schema": named}
 
 
 def test_contents_are_counted_alone_or_within_a_request():
