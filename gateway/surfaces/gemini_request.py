@@ -135,7 +135,7 @@ def _tools(document: Members) -> dict[str, Any]:
     choice: object = MODES[calling.choice("mode", MODES)] if calling.get("mode") is not None else "auto"
     allowed = calling.get("allowedFunctionNames")
     if allowed:
-        declared = {tool["function"]["name"] for tool in tools}
+        declared = [tool["function"]["name"] for tool in tools]
         if not isinstance(allowed, list) or not all(name in declared for name in allowed):
             raise calling.wrong("allowedFunctionNames", "must be a list of names of declared functions")
         tools = [tool for tool in tools if tool["function"]["name"] in allowed]

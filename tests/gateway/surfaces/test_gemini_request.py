@@ -304,6 +304,10 @@ def test_what_has_no_translation_is_refused_by_name(members, param):
         ({"generationConfig": {"maxOutputTokens": 0}}, "generationConfig.maxOutputTokens"),
         ({"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, "toolConfig.functionCallingConfig.mode"),
         (
+            {"toolConfig": {"functionCallingConfig": {"allowedFunctionNames": [[]]}}},
+            "toolConfig.functionCallingConfig.allowedFunctionNames",
+        ),
+        (
             {
                 "tools": [{"functionDeclarations": [{"name": "f"}]}],
                 "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f", "g"]}},
