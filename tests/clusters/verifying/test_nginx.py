@@ -1,6 +1,7 @@
 """The shipped nginx configuration before the real llama.cpp: mutual TLS, then signatures."""
 
 import json
+import secrets
 import shutil
 import time
 from datetime import UTC, datetime
@@ -33,10 +34,8 @@ class Caller:
         tls = TlsIdentity(client_pem=client_pem, ca_pem=site.pems["ca.pem"].encode())
         self.client = httpx.Client(base_url=site.url, verify=ssl_context(tls=tls), timeout=10)
         self.signer = Rfc9421Signer(secrets=(("k1", secret),))
-        self.count = 0
 
     def signed(self, path, *, body=b"", method="POST", nonce=None):
-        self.count += 1
         url = self.client.base_url.join(path)
         headers = self.signer.headers(
             method=method,
@@ -45,7 +44,7 @@ class Caller:
             query=url.query.decode(),
             body=body,
             now_s=int(time.time()),  # noqa: TID251 -- the service reads the clock
-            nonce=nonce or f"{id(self)}-{self.count:08}",
+            nonce=nonce or secrets.token_hex(8),
         )
         return self.client.build_request(method, url, content=body, headers=dict(headers))
 
