@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from clusters.signing import BearerSigner
 from clusters.wake_hook import WakeCall, WakeHookError, call_hook
 from tests.clusters.rows import NOW
-from tests.fakes.gateway_server import free_port
+from tests.fakes.ports import free_port
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "deploy" / "wake-hook.yaml"
 TOKEN = "shared-with-tollgate"

@@ -18,7 +18,8 @@ import psycopg
 from clusters.demo.standin import StandinSettings
 from tests.crash.clients import Callers
 from tests.crash.points import INJECTED
-from tests.fakes.gateway_server import ROOT, Control, free_port, is_error, new_databases
+from tests.fakes.gateway_server import ROOT, Control, is_error, new_databases
+from tests.fakes.ports import free_port
 from tests.fakes.standin_server import run_standin
 
 START_S_MAX = 30.0

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from tests.e2e.fleet import wait_until
-from tests.fakes.gateway_server import ROOT, Control, free_port
+from tests.fakes.gateway_server import ROOT, Control
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.fleet import wait_until
-from tests.fakes.gateway_server import START_S_MAX, STOP_S_MAX, free_port
+from tests.fakes.gateway_server import START_S_MAX, STOP_S_MAX
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ import httpx
 import openai
 import orjson
 import psycopg
+
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_S_MAX = 25.0
@@ -142,12 +143,6 @@ def is_expected(entry):
     is_answer = entry["logger"] == "django.request" and "/health" in entry["event"]
     is_cut = entry["event"] == "ASGI callable returned without completing response."
     return is_answer or is_cut
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes.llama_server import llama_starter
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +30,8 @@ def run_site(folder, *, secret):
     pems = make_certificates(folder)
     secrets_path = folder / "secrets"
     secrets_path.write_text(f"{secret}\n")
-    with llama_starter(folder) as start, run_service(secrets_path) as verifier, free_port() as port:
+    port = free_port()
+    with llama_starter(folder) as start, run_service(secrets_path) as verifier:
         engine = start().url.removeprefix("http://")
         with run_nginx(folder, port=port, engine=engine, verifier=verifier):
             yield Site(url=f"https://localhost:{port}", secrets_path=secrets_path, pems=pems)
@@ -64,13 +66,6 @@ def make_certificates(folder):
     certificate("client", by="ca")
     certificate("stranger", by="elsewhere")
     return {path.name: path.read_text() for path in folder.iterdir() if path.suffix in {".pem", ".key"}}
-
-
-@contextmanager
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    yield port
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from django.db.migrations.state import ModelState, ProjectState
 
 from gateway import preflight
 from gateway.preflight import PreflightError
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -19,12 +20,6 @@ def refusal(call, *arguments, **named):
     with pytest.raises(PreflightError) as caught:
         call(*arguments, **named)
     return str(caught.value)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.django_db(databases="__all__")

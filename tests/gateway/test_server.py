@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import server as serving
 from gateway.server import DrainingServer
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -57,12 +58,6 @@ application = Application()
 run_server(application=application, host="127.0.0.1", port=int(sys.argv[1]), drain_timeout_s=int(sys.argv[2]))
 print(json.dumps({"drains": application.drains, "lifespan_ended": application.is_lifespan_ended}))
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

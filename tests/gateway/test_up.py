@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from gateway.management.commands.up import base_url
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 READY = "Try it:"
@@ -46,12 +47,6 @@ def environment(data_dir):
         connection.execute(f"CREATE DATABASE {name}")
         yield env | {"DATABASE_URL": url.rpartition("/")[0] + f"/{name}"}
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
