@@ -17,7 +17,7 @@ from gateway.errors import IdempotencyInUseError, LedgerDownError, NotFoundError
 from gateway.feedback_document import FeedbackBody, FeedbackDocument, feedback_document, read_feedback
 from gateway.idempotency import HEADER_CHARACTERS_MAX
 from gateway.lifespan import Gateway, wall_clock
-from gateway.operations import count_headers, counted, create, create_translated, entered, may_use
+from gateway.operations import count_headers, counted, create, create_translated, entered, usable_models
 from gateway.request_document import RequestDocument, load_request
 from gateway.responses import JsonResponse
 from gateway.schemas import (
@@ -180,9 +180,7 @@ async def list_models(request: HttpRequest) -> HttpResponseBase:
     assert isinstance(request, SlimRequest)
     if is_google(request.scope):
         return await google_api.list_models(request)
-    gateway, principal = entered(request)
-    names = [name for name in gateway.keeper.snapshot.fleet.routes if may_use(principal, name)]
-    return JsonResponse({"object": "list", "data": [_model(name) for name in names]})
+    return JsonResponse({"object": "list", "data": [_model(name) for name in usable_models(request)]})
 
 
 @api.get("/models/{path:model}", tags=["models"], openapi_extra={"security": [{"bearer": []}]})

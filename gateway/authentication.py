@@ -8,7 +8,8 @@ from billing.principals import Principal
 from gateway.errors import InvalidApiKeyError
 
 # Anthropic's and Google's.
-KEY_HEADERS = frozenset({b"x-api-key", b"x-goog-api-key"})
+GOOGLE_KEY_HEADER = b"x-goog-api-key"
+KEY_HEADERS = frozenset({b"x-api-key", GOOGLE_KEY_HEADER})
 WHERE_TO_GET = "Keys are issued in Admin > Keys, or by `manage.py create_api_key`."
 
 

@@ -12,7 +12,7 @@ from ninja import NinjaAPI
 
 from gateway.admission import check_model
 from gateway.errors import InvalidApiKeyError, InvalidRequestError, NotFoundError
-from gateway.operations import count_headers, counted, create_translated, entered, may_use
+from gateway.operations import count_headers, counted, create_translated, entered, usable_models
 from gateway.responses import JsonResponse
 from gateway.slim import SlimRequest
 from gateway.surfaces.gemini import BATCH_EMBED, COUNT, EMBED, GENERATE
@@ -33,9 +33,7 @@ KEY_IN_URL = "Send your API key as `x-goog-api-key: tg_…`: in a URL it would s
 async def list_models(request: HttpRequest) -> HttpResponseBase:
     """The models that the key may use, all on one page."""
     _check_query(request)
-    gateway, principal = entered(request)
-    names = [name for name in gateway.keeper.snapshot.fleet.routes if may_use(principal, name)]
-    return JsonResponse({"models": [_model(name) for name in names]})
+    return JsonResponse({"models": [_model(name) for name in usable_models(request)]})
 
 
 @api.get("/models/{path:name}")

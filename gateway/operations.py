@@ -176,6 +176,8 @@ def count_headers(count: TokenCount) -> Headers:
     return ((COUNT_HEADER, "exact"), ("x-gateway-cluster", count.cluster))
 
 
-def may_use(principal: Principal, model: str) -> bool:
-    """Whether the key is allowed the model."""
-    return principal.allowed_models is None or model in principal.allowed_models
+def usable_models(request: HttpRequest) -> list[str]:
+    """The models that the key may use; raises InvalidApiKeyError."""
+    gateway, principal = entered(request)
+    allowed = principal.allowed_models
+    return [name for name in gateway.keeper.snapshot.fleet.routes if allowed is None or name in allowed]

@@ -15,6 +15,7 @@ from django.http.request import HttpHeaders
 from django.urls import resolve
 
 from gateway import metrics
+from gateway.authentication import GOOGLE_KEY_HEADER
 from gateway.errors import (
     GatewayError,
     InternalError,
@@ -52,7 +53,6 @@ METHOD_NOT_ALLOWED = 405
 MESSAGES_PATH = "/v1/messages"
 # And here that of Google's, which newer clients of theirs leave out of the path.
 GOOGLE_PATH, MODELS_PATH = "/v1beta/", "/v1/models"
-GOOGLE_KEY_HEADER = b"x-goog-api-key"
 # Views of fixed paths, resolved once; the bound keeps invented paths from growing it.
 VIEWS_MAX = 64
 

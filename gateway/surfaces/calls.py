@@ -10,6 +10,9 @@ from gateway.portable_chat import signature_of
 from gateway.surfaces.chat_answer import calls_of, said_of
 from gateway.surfaces.translation import Circumstances
 
+# What Anthropic's guide to eager streaming of tool inputs wraps arguments into that are no JSON object.
+INVALID_JSON = "INVALID_JSON"
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Call:
@@ -33,6 +36,15 @@ class Call:
         except orjson.JSONDecodeError:
             return False
         return True
+
+    @property
+    def arguments_object(self) -> dict[str, Any]:
+        """The arguments as other APIs want them: what is no JSON object stands as it came in one member."""
+        try:
+            parsed = orjson.loads(self.arguments) if self.arguments.strip() else {}
+        except orjson.JSONDecodeError:
+            parsed = None
+        return parsed if isinstance(parsed, dict) else {INVALID_JSON: self.arguments}
 
     def take_untold(self) -> str:
         untold, self.told = self.arguments[self.told :], len(self.arguments)

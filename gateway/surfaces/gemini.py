@@ -1,7 +1,6 @@
 """Google's Gemini API as surfaces: to generate content and to embed it."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from gateway.surfaces.gemini_request import (
     shows_thinking,
 )
 from gateway.surfaces.gemini_stream import GenerateStream
-from gateway.surfaces.translation import Headers, Surface, Translation
+from gateway.surfaces.translation import Surface, Translation
 
 
 def translate_generate(document: Mapping[str, Any], *, is_answered: bool = True) -> Translation:
@@ -41,16 +40,7 @@ def translate_embedding(document: Mapping[str, Any], *, is_batch: bool) -> Trans
     )
 
 
-def _no_headers(_headers: Headers, _request_id: str, _now: datetime) -> Headers:
-    """A response has those of a chat."""
-    return ()
-
-
-GENERATE = Surface(translate=translate_generate, more_headers=_no_headers, count_defaults={})
-COUNT = Surface(translate=translate_counted, more_headers=_no_headers, count_defaults={})
-EMBED = Surface(
-    translate=partial(translate_embedding, is_batch=False), more_headers=_no_headers, count_defaults={}
-)
-BATCH_EMBED = Surface(
-    translate=partial(translate_embedding, is_batch=True), more_headers=_no_headers, count_defaults={}
-)
+GENERATE = Surface(translate=translate_generate)
+COUNT = Surface(translate=translate_counted)
+EMBED = Surface(translate=partial(translate_embedding, is_batch=False))
+BATCH_EMBED = Surface(translate=partial(translate_embedding, is_batch=True))

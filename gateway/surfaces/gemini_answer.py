@@ -13,8 +13,6 @@ from routing.types import Usage
 
 FINISH_REASONS = {"length": "MAX_TOKENS", "content_filter": "SAFETY"}
 FINISHED = "STOP"
-# Beside the arguments where they are no JSON object.
-INVALID_JSON = "INVALID_JSON"
 
 
 def response_of_answer(body: bytes, circumstances: Circumstances, *, shows_thinking: bool) -> bytes:
@@ -68,7 +66,7 @@ def text_part(text: str, *, is_thought: bool = False) -> dict[str, Any]:
 
 def call_part(call: Call) -> dict[str, Any]:
     signed = {"thoughtSignature": call.signature} if call.signature else {}
-    called = {"id": call.id, "name": call.name, "args": _arguments(call.arguments)}
+    called = {"id": call.id, "name": call.name, "args": call.arguments_object}
     return {"functionCall": called, **signed}
 
 
@@ -84,11 +82,3 @@ def usage_members(usage: Usage) -> dict[str, Any]:
     if usage.reasoning_tokens:
         members["thoughtsTokenCount"] = usage.reasoning_tokens
     return members
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        parsed = orjson.loads(text) if text.strip() else {}
-    except orjson.JSONDecodeError:
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {INVALID_JSON: text}

@@ -24,8 +24,6 @@ STOP_REASONS = {
     "content_filter": "refusal",
 }
 TIERS = {"default": "standard", "standard": "standard", "priority": "priority"}
-# What Anthropic's guide to eager streaming of tool inputs wraps arguments into that are no JSON object.
-INVALID_JSON = "INVALID_JSON"
 
 
 def message_of_answer(body: bytes, circumstances: Circumstances, *, shows_thinking: bool) -> bytes:
@@ -92,15 +90,7 @@ def _blocks(
         {"type": "text", "text": text} for name in ("content", "refusal") if (text := said_of(message, name))
     ]
     blocks += [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)}
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments_object}
         for call in whole_calls(message, circumstances)
     ]
     return blocks
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    try:
-        parsed = orjson.loads(arguments) if arguments.strip() else {}
-    except orjson.JSONDecodeError:
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {INVALID_JSON: arguments}

@@ -1,14 +1,13 @@
 """OpenAI's Responses API as one surface."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from functools import partial
 from typing import Any
 
 from gateway.surfaces.responses_answer import response_of_answer
 from gateway.surfaces.responses_request import chat_of_responses
 from gateway.surfaces.responses_stream import ResponseStream
-from gateway.surfaces.translation import Headers, Surface, Translation
+from gateway.surfaces.translation import Surface, Translation
 
 
 def translate_responses(document: Mapping[str, Any]) -> Translation:
@@ -20,9 +19,4 @@ def translate_responses(document: Mapping[str, Any]) -> Translation:
     )
 
 
-def _no_headers(_headers: Headers, _request_id: str, _now: datetime) -> Headers:
-    """A response has those of a chat."""
-    return ()
-
-
-RESPONSES = Surface(translate=translate_responses, more_headers=_no_headers, count_defaults={})
+RESPONSES = Surface(translate=translate_responses)

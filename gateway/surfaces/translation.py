@@ -1,7 +1,7 @@
 """A request of another API as the chat completion that asks for the same, and how its answer is put back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -41,12 +41,17 @@ class Translation:
     surface: str = "chat"
 
 
+def no_headers(_headers: Headers, _request_id: str, _now: datetime) -> Headers:
+    """An answer has those of a chat."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surface:
     """An API, and the reader of its requests, which raises InvalidRequestError."""
 
     translate: Callable[[Mapping[str, Any]], Translation]
     # From the answer's headers, its request's id and the moment to those that this API has besides.
-    more_headers: Callable[[Headers, str, datetime], Headers]
+    more_headers: Callable[[Headers, str, datetime], Headers] = no_headers
     # Members that a request has to have and one to count tokens has not.
-    count_defaults: Mapping[str, Any]
+    count_defaults: Mapping[str, Any] = field(default_factory=dict)

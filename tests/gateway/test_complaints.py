@@ -4,28 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.entries import LedgerUnavailableError
 from gateway import complaints
 from gateway.complaints import Complaints
 from routing.breaker import Breaker
 from routing.learning import NOTHING_LEARNT, DeploymentState
+from tests.fakes.desk_threads import DeskThreads
 from tests.gateway.snapshots import keeper_of
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NOW_S = 100.0
 OPEN = DeploymentState(breaker=Breaker(open_until_s=NOW_S + 5.0, opened_at_s=NOW_S))
-
-
-class DeskThreads:
-    """Work is done at once; while `is_down` the database cannot be reached."""
-
-    def __init__(self):
-        self.is_down = False
-
-    async def run(self, work):
-        if self.is_down:
-            raise LedgerUnavailableError("down")
-        return work()
 
 
 class Scene:

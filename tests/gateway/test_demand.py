@@ -6,27 +6,15 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client import REGISTRY
 
-from billing.entries import LedgerUnavailableError
 from gateway import demand
 from gateway.demand import WakeDemand
 from routing.choose import choose
 from routing.types import Wakeable
+from tests.fakes.desk_threads import DeskThreads
 from tests.routing.values import deployment, flat, fleet, profile, provider
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NOW_S = 5.0
-
-
-class DeskThreads:
-    """Work is done at once; while `is_down` the database cannot be reached."""
-
-    def __init__(self):
-        self.is_down = False
-
-    async def run(self, work):
-        if self.is_down:
-            raise LedgerUnavailableError("down")
-        return work()
 
 
 @pytest.fixture
